@@ -1,0 +1,10 @@
+"""The lab turns a method into a study: presets, runs that resume, claims, reports, engines."""
+
+from jostle.lab.claims import Claim
+from jostle.lab.engines import parallel
+from jostle.lab.report import write_index, write_report
+from jostle.lab.running import resume, run, start
+from jostle.lab.runs import Run, Stage
+from jostle.lab.study import Study
+
+__all__ = ["Claim", "Run", "Stage", "Study", "parallel", "resume", "run", "start", "write_index", "write_report"]

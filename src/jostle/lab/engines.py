@@ -1,0 +1,76 @@
+"""Independent tasks (seeds, sweeps, shards) on one machine or on an existing cluster, through joblib."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal, TypeVar
+
+import joblib
+
+from jostle.core.errors import JostleError, optional
+
+Engine = Literal["loky", "ray", "dask"]
+Item = TypeVar("Item")
+
+
+def parallel(
+    function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine = "loky", jobs: int = 1
+) -> Iterator[tuple[int, Any]]:
+    """Run `function` on every item and yield `(index, result)` as the results come.
+
+    Every task runs on one thread, so that results depend neither on the number of jobs nor on the engine.
+
+    **Arguments:** `function`: importable by name (a worker imports it). `items`: one argument a task.
+    `engine`: `"loky"` (processes here), `"ray"` (the running or a local Ray), `"dask"` (the current or a
+    local Dask cluster). `jobs`: tasks at a time; 1 runs them here, one after another.
+    **Raises:** `JostleError` if `engine` is unknown, `MissingExtra` if it is not installed.
+
+    >>> sorted(parallel(abs, [-2, 3]))
+    [(0, 2), (1, 3)]
+    """
+    if engine not in ("loky", "ray", "dask"):
+        raise JostleError(f"engine must be loky, ray or dask, but {engine!r} came")
+    if jobs < 1:
+        raise JostleError(f"jobs must be at least 1, but {jobs} came")
+    if engine == "loky" and jobs == 1:
+        for index, item in enumerate(items):
+            yield _task(function, index, item)
+        return
+    with _backend(engine, jobs):
+        pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        yield from pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
+
+
+def _task(function: Callable[[Item], Any], index: int, item: Item) -> tuple[int, Any]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return index, function(item)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@contextmanager
+def _backend(engine: Engine, jobs: int) -> Iterator[None]:
+    if engine == "loky":
+        with joblib.parallel_config("loky", n_jobs=jobs):
+            yield
+    elif engine == "ray":
+        optional("ray", "ray")
+        register = optional("ray.util.joblib", "ray").register_ray
+        register()
+        with joblib.parallel_config("ray", n_jobs=jobs):
+            yield
+    else:
+        distributed = optional("distributed", "dask")
+        try:
+            client, ours = distributed.get_client(), False
+        except ValueError:
+            client, ours = distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None), True
+        try:
+            with joblib.parallel_config("dask", n_jobs=jobs):
+                yield
+        finally:
+            if ours:
+                client.close()

@@ -1,0 +1,67 @@
+"""Files that are written whole or not at all."""
+
+import json
+import math
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from jostle.core.errors import JostleError
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside `path`; on a clean exit it becomes `path` in one step.
+
+    After a crash, a kill or an exception `path` holds what it held before.
+    """
+    path = Path(path)
+    # The suffix stays: writers such as matplotlib choose the format by it.
+    draft = path.with_name(f".{path.stem}.{os.getpid()}.draft{path.suffix}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield draft
+        with draft.open("rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise JostleError(f"could not write {path}: {error.strerror or error}") from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`, whole or not at all."""
+    with whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as strict JSON (no NaN or infinity: they become null), whole or not at all."""
+    write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file; a broken or absent one is a sentence, not a traceback."""
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise JostleError(f"could not read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise JostleError(f"{path} is not valid JSON: {error}") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):  # tensors, arrays and numpy scalars
+        return _plain(value.tolist())
+    return value

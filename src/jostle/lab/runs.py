@@ -1,0 +1,261 @@
+"""A run: one folder that holds everything a study was given, did and found, and that can be resumed."""
+
+import io
+import json
+import os
+import platform
+import sys
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from jostle.core.errors import JostleError
+from jostle.lab.files import read_json, whole, write_json
+from jostle.lab.progress import Advance, track
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_PACKAGES = ("jostle", "torch", "torchvision", "numpy", "scipy")
+
+
+def runs_root() -> Path:
+    """Where run folders go: `JOSTLE_RUNS`, or `runs` under the current folder."""
+    return Path(os.environ.get("JOSTLE_RUNS", "runs"))
+
+
+@dataclass
+class Run:
+    """One run of a study and its folder.
+
+    A study is a sequence of *stages*. A finished stage is kept in the folder, and a resumed run takes it from
+    there; a long stage also keeps checkpoints of its own. Randomness comes from `generator(name)`, which
+    depends on the seed and the name alone, so a resumed run draws the numbers of an unbroken one.
+    """
+
+    folder: Path
+    key: str
+    preset: str
+    config: Any
+    console: Console = field(default_factory=lambda: Console(stderr=True))
+    _rows: list[dict[str, Any]] = field(default_factory=list)
+    _stages: int = 0
+
+    @classmethod
+    def create(cls, key: str, preset: str, config: Any, root: Path | None = None) -> "Run":
+        """Make a fresh folder `ROOT/KEY/<utc time>-PRESET/` with its configuration and environment.
+
+        **Raises:** `JostleError` if the folder cannot be made.
+        """
+        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+        parent = (root or runs_root()) / key
+        for suffix in ("", *(f".{i}" for i in range(2, 1000))):
+            folder = parent / f"{stamp}-{preset}{suffix}"
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise JostleError(f"could not make the run folder {folder}: {error.strerror}") from error
+            break
+        else:
+            raise JostleError(f"could not find a free name for a run under {parent}")
+        write_json(folder / "config.json", {"study": key, "preset": preset, "config": asdict(config)})
+        write_json(folder / "environment.json", environment(config.seed))
+        run = cls(folder, key, preset, config)
+        run.status("running")
+        return run
+
+    @classmethod
+    def open(cls, folder: Path, config: Any) -> "Run":
+        """Open the folder of an earlier run, to resume it."""
+        record = read_json(folder / "config.json")
+        run = cls(folder, record["study"], record["preset"], config)
+        log = folder / "metrics.jsonl"
+        if log.exists():
+            run._rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        run.status("running")
+        return run
+
+    def status(self, state: str, sentence: str = "") -> None:
+        """Say in the folder how the run stands: running, finished, failed or interrupted."""
+        write_json(self.folder / "status.json", {"state": state, "message": sentence})
+
+    def generator(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
+        """A generator whose stream depends on the run's seed and on `name` only."""
+        seed = zlib.crc32(f"{self.config.seed}/{name}".encode())
+        return torch.Generator(device).manual_seed(seed)
+
+    def log(self, **row: Any) -> None:
+        """Add a row to `metrics.jsonl`; it is written when the stage next saves."""
+        self._rows.append(row)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """All rows logged so far."""
+        return list(self._rows)
+
+    def stage(self, name: str, work: Callable[["Stage"], Any]) -> Any:
+        """Do a piece of work once in the life of the run, and keep its result.
+
+        **Arguments:** `name`: unique in the run. `work`: takes the [`Stage`][jostle.lab.runs.Stage]; returns
+        tensors, numbers, strings, and lists, tuples and dicts of these.
+        **Returns:** what `work` returned: now, or in the run that this one resumes.
+        """
+        self._stages += 1
+        stage = Stage(self, name, self.folder / "checkpoints" / f"{self._stages:03d}-{_slug(name)}.pt")
+        kept = stage._read(stage.path)
+        if kept is None:
+            started = time.perf_counter()
+            result = work(stage)
+            kept = stage._write(stage.path, result, seconds=time.perf_counter() - started + stage.seconds)
+            stage.partial.unlink(missing_ok=True)
+        return kept["value"]
+
+    @contextmanager
+    def progress(self, title: str, total: int | None) -> Iterator[Advance]:
+        """A progress bar on the terminal of this run; see [`track`][jostle.lab.progress.track]."""
+        with track(title, total, self.console) as advance:
+            yield advance
+
+    def say(self, sentence: str) -> None:
+        """Print one line for the person who waits; silent when the output is not a terminal."""
+        if self.console.is_terminal:
+            self.console.print(sentence)
+
+    def figure(self, name: str, figure: "Figure", caption: str) -> None:
+        """Keep a matplotlib figure as SVG and PNG, in the order of the report, and close it."""
+        from matplotlib import pyplot
+
+        listing = self.folder / "figures" / "figures.json"
+        figures = [f for f in (read_json(listing) if listing.exists() else []) if f["name"] != name]
+        for suffix in ("svg", "png"):
+            with whole(self.folder / "figures" / f"{_slug(name)}.{suffix}") as draft:
+                figure.savefig(draft, dpi=160, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else {})
+        figures.append({"name": name, "file": f"{_slug(name)}.svg", "caption": caption})
+        write_json(listing, figures)
+        pyplot.close(figure)
+
+    def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
+        """Keep tensors as `artifacts/NAME.safetensors`."""
+        from safetensors.torch import save_file
+
+        path = self.folder / "artifacts" / f"{name}.safetensors"
+        with whole(path) as draft:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft)
+        return path
+
+    def _flush(self) -> None:
+        with whole(self.folder / "metrics.jsonl") as draft:
+            draft.write_text("".join(json.dumps(row) + "\n" for row in self._rows), encoding="utf-8")
+
+
+@dataclass
+class Stage:
+    """A piece of a run that may be long: it can keep its own state and find it again after a kill."""
+
+    run: Run
+    name: str
+    path: Path
+    every: float = 5.0
+    seconds: float = 0.0
+    _saved: float = field(default_factory=time.perf_counter)
+    _begun: float = field(default_factory=time.perf_counter)
+
+    @property
+    def partial(self) -> Path:
+        """Where the stage's own checkpoint lies until the stage is finished."""
+        return self.path.with_suffix(".partial.pt")
+
+    def load(self) -> Any:
+        """The state of the last checkpoint of this stage, or `None` if there is none."""
+        kept = self._read(self.partial)
+        if kept is None:
+            return None
+        self.seconds = kept["seconds"]
+        return kept["value"]
+
+    def save(self, state: Callable[[], Any] | Any) -> None:
+        """Keep the stage's state, at most every `every` seconds (a callable is only called when due)."""
+        now = time.perf_counter()
+        if now - self._saved < self.every:
+            return
+        self._saved = now
+        value = state() if callable(state) else state
+        self._write(self.partial, value, seconds=now - self._begun + self.seconds)
+
+    def _read(self, path: Path) -> dict[str, Any] | None:
+        if not path.exists():
+            return None
+        try:
+            kept = torch.load(path, weights_only=True)
+        except Exception as error:
+            raise JostleError(
+                f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it to redo that stage"
+            ) from error
+        del self.run._rows[kept["rows"] :]
+        return kept
+
+    def _write(self, path: Path, value: Any, seconds: float) -> dict[str, Any]:
+        # Rows first: the checkpoint counts them, so rows beyond its count are dropped on resume.
+        self.run._flush()
+        buffer = io.BytesIO()
+        torch.save({"value": value, "rows": len(self.run._rows), "seconds": seconds}, buffer)
+        with whole(path) as draft:
+            draft.write_bytes(buffer.getvalue())
+        # What is handed on is what a resumed run would read: the two can never differ.
+        buffer.seek(0)
+        return torch.load(buffer, weights_only=True)
+
+
+def environment(seed: int) -> dict[str, Any]:
+    """Versions, hardware, seed and git revision: what somebody needs to repeat a run."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": " ".join(["jostle", *sys.argv[1:]]),
+        "seed": seed,
+        "python": platform.python_version(),
+        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "system": platform.platform(terse=True),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": gpus,
+        "revision": _revision(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def _revision() -> str | None:
+    import subprocess
+
+    try:
+        here = Path(__file__).parent
+        out = subprocess.run(
+            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=5
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return out.stdout.strip() or None
+
+
+def _slug(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
