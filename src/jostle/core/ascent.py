@@ -1,0 +1,248 @@
+"""The one projected-ascent engine: push a perturbation to where an objective is largest within its budget."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from jostle.core.budgets import Budget
+from jostle.core.errors import JostleError, require
+from jostle.core.rules import Rule, Steepest
+from jostle.core.trees import Tree, leaves_of, like, per_row
+
+Objective = Callable[[Tree], Tensor]
+"""From a perturbation to one number, or to one number a sample, shape `(batch,)`."""
+
+
+class NonFiniteGradient(JostleError, ArithmeticError):
+    """The gradient holds NaN or infinity; `step` and `fraction` say when and in how many of its entries."""
+
+    def __init__(self, step: int, fraction: float) -> None:
+        super().__init__(
+            f"the objective's gradient is not finite at step {step} ({fraction:.1%} of its entries); look for "
+            "NaN weights, a logarithm of zero or an overflow in half precision"
+        )
+        self.step, self.fraction = step, fraction
+
+
+@dataclass(frozen=True)
+class AscentResult:
+    """What an ascent found.
+
+    `delta`: the perturbation. `value`: the objective there, one a sample. `trace`: the objective at each
+    iterate, shape `(steps, samples)`, of the last start. `steps`: steps run. `evaluations`: forward passes.
+    """
+
+    delta: Tree
+    value: Float[Tensor, " samples"]
+    trace: Float[Tensor, "steps samples"]
+    steps: int
+    evaluations: int
+
+
+class Ascent:
+    """An ascent that is taken one step at a time, for loops that do more between steps.
+
+    One forward and one backward pass a step. The best iterate is tracked a sample, from values that are
+    computed anyway.
+
+    **Arguments:** `objective`: see [`ascend`][jostle.core.ascent.ascend]. `start`: the first perturbation.
+    `budget`, `rule`, `x`, `maximise`: as there. `steps`: how many are planned; some rules scale with it.
+
+    >>> from jostle import Linf
+    >>> run = Ascent(lambda u: u.sum(), torch.zeros(2), Linf(1.0, scope="tensor"), steps=4)
+    >>> for _ in range(4):
+    ...     run.step()
+    >>> run.u
+    tensor([1., 1.])
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        start: Tree,
+        budget: Budget,
+        *,
+        steps: int,
+        rule: Rule | None = None,
+        x: Tree | None = None,
+        maximise: bool = True,
+        track: bool = True,
+    ) -> None:
+        require(steps >= 1, f"steps must be at least 1, but {steps} came")
+        self.objective, self.budget, self.rule = objective, budget, rule or Steepest()
+        self.steps, self.maximise, self.track = steps, maximise, track
+        self._x = x
+        self._project = budget.projector(start, x)
+        self.u: Tree = self._project(like(start, [leaf.detach() for leaf in leaves_of(start)]))
+        self.t = 0
+        self.evaluations = 0
+        self.value: Tensor | None = None
+        self.best_u: Tree = self.u
+        self.best_value: Tensor | None = None
+        self.state: dict[str, Any] = self.rule.begin(self)
+        self._warned = False
+
+    def step(self) -> None:
+        """Evaluate the objective at `u`, then move `u` by one step of the rule."""
+        leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(self.u)]
+        value = self.objective(like(self.u, leaves))
+        # Summed, not averaged: a sample's step must not depend on who else is in the batch.
+        grads = torch.autograd.grad(value.sum(), leaves)
+        self.evaluations += 1
+        self._check(grads)
+        if not self.maximise:
+            grads = [-grad for grad in grads]
+        with torch.no_grad():
+            self._score(value.detach().reshape(-1))
+            self.u = self.rule.step(self, list(grads))
+        self.t += 1
+
+    def finish(self) -> None:
+        """Score the last iterate too: the steps score each iterate before they move it."""
+        with torch.no_grad():
+            value = self.objective(self.u).detach().reshape(-1)
+            self.evaluations += 1
+            self._score(value)
+
+    def move(self, u: Tree) -> Tree:
+        """Project a perturbation on the budget, around the same `x`."""
+        return self._project(u)
+
+    def steepest(self, grad: Tree) -> Tree:
+        """The budget's steepest unit step at the present iterate."""
+        return self.budget.steepest(grad, self.u, self._x)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on with the same numbers."""
+        return {
+            "t": self.t,
+            "evaluations": self.evaluations,
+            "u": leaves_of(self.u),
+            "best_u": leaves_of(self.best_u),
+            "best_value": self.best_value,
+            "value": self.value,
+            "state": self.state,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the ascent where `state_dict` was called."""
+        self.t, self.evaluations = state["t"], state["evaluations"]
+        self.best_u, self.u = like(self.u, state["best_u"]), like(self.u, state["u"])
+        self.best_value, self.value, self.state = state["best_value"], state["value"], state["state"]
+
+    def _score(self, value: Tensor) -> None:
+        self.value = value
+        if not self.track:
+            return
+        score = value if self.maximise else -value
+        if self.best_value is None:
+            self.best_value, self.best_u = value, self.u
+            return
+        better = score > (self.best_value if self.maximise else -self.best_value)
+        if not bool(better.any()):
+            return
+        if bool(better.all()):
+            self.best_value, self.best_u = value, self.u
+            return
+        self.best_value = torch.where(better, value, self.best_value)
+        pairs = zip(leaves_of(self.u), leaves_of(self.best_u), strict=True)
+        self.best_u = like(self.u, [torch.where(per_row(better, new), new, old) for new, old in pairs])
+
+    def _check(self, grads: tuple[Tensor, ...]) -> None:
+        size = sum(float(torch.linalg.vector_norm(grad, ord=1)) for grad in grads)
+        if size == 0.0 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the objective's gradient is zero everywhere at step {self.t}: dead taps, gradient masking or a "
+                "saturated softmax; the perturbation stays where it is",
+                stacklevel=3,
+            )
+        if not size < float("inf"):  # NaN too
+            bad = sum(int((~torch.isfinite(grad)).sum()) for grad in grads)
+            if bad:
+                raise NonFiniteGradient(self.t, bad / sum(grad.numel() for grad in grads))
+
+
+def ascend(
+    objective: Objective,
+    start: Tree,
+    budget: Budget,
+    *,
+    steps: int,
+    rule: Rule | None = None,
+    x: Tree | None = None,
+    restarts: int = 1,
+    generator: torch.Generator | None = None,
+    select: Literal["best", "last"] = "best",
+    stop: Callable[[Tensor], Tensor] | None = None,
+    callback: Callable[[Ascent], None] | None = None,
+    maximise: bool = True,
+) -> AscentResult:
+    """Find a perturbation in a budget that makes an objective large (PGD and its relatives).
+
+    `u <- P(u + step)`, with `P` the projection on the budget and the step given by the rule (Madry et al. 2018;
+    Croce & Hein 2020 for APGD). With a per-sample objective, the batch of `B` gives the numbers of `B` batches
+    of one.
+
+    **Arguments:** `objective`: from a perturbation to one number, or one a sample. `start`: the first
+    perturbation, a tensor or a tree of tensors; it is not changed. `budget`: what is allowed. `steps`: at least
+    1. `rule`: `Steepest` (default), `Sign`, `Momentum`, `Adam` or `APGD`. `x`: what is perturbed; the
+    budget's box needs it. `restarts`: starts in all; all but the first are drawn from the budget with
+    `generator`. `select`: the best iterate a sample (one more forward pass) or the last. `stop`: from the values
+    a sample to a mask of who is done; the ascent ends when all are. `callback`: called after each step with the
+    [`Ascent`][jostle.core.ascent.Ascent]. `maximise`: push up, or down.
+    **Returns:** [`AscentResult`][jostle.core.ascent.AscentResult].
+    **Raises:** `NonFiniteGradient`; `JostleError` for settings out of range.
+
+    >>> from jostle import Linf
+    >>> x = torch.tensor([[0.2, 0.9]])
+    >>> ascend(lambda u: (x + u).sum(1), torch.zeros(1, 2), Linf(0.3, upper=1.0), steps=5, x=x).delta
+    tensor([[0.3000, 0.1000]])
+    """
+    require(restarts >= 1, f"restarts must be at least 1, but {restarts} came")
+    require(restarts == 1 or generator is not None, "generator must be given with more than one restart")
+    require(restarts == 1 or select == "best", "select must be 'best' with more than one restart")
+    best_u: Tree = None
+    best_value: Tensor | None = None
+    total = evaluations = 0
+    trace: list[Tensor] = []
+    for attempt in range(restarts):
+        u = start if attempt == 0 or generator is None else budget.sample(start, generator, x)
+        run = Ascent(
+            objective, u, budget, steps=steps, rule=rule, x=x, maximise=maximise, track=select == "best"
+        )
+        trace = []
+        while run.t < steps:
+            run.step()
+            trace.append(_value(run))
+            if callback is not None:
+                callback(run)
+            if stop is not None and bool(stop(run.best_value if run.best_value is not None else trace[-1]).all()):
+                break
+        total += run.t
+        if select == "best":
+            run.finish()
+            found, value = run.best_u, run.best_value
+        else:
+            found, value = run.u, run.value
+        evaluations += run.evaluations
+        assert value is not None
+        if best_value is None:
+            best_u, best_value = found, value
+        else:
+            better = value > best_value if maximise else value < best_value
+            pairs = zip(leaves_of(found), leaves_of(best_u), strict=True)
+            best_u = like(found, [torch.where(per_row(better, new), new, old) for new, old in pairs])
+            best_value = torch.where(better, value, best_value)
+    assert best_value is not None
+    return AscentResult(best_u, best_value, torch.stack(trace), total, evaluations)
+
+
+def _value(run: Ascent) -> Tensor:
+    assert run.value is not None
+    return run.value

@@ -1,0 +1,116 @@
+"""The one training loop: an optimiser, a schedule, a callback, and exact resumption."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jostle.core.errors import require
+
+Loss = Callable[[nn.Module, Any], Tensor]
+"""From the model and a batch to the number to minimise."""
+
+
+class Trainer:
+    """Minimise a loss over batches, one optimiser step a batch.
+
+    The loop only: what a batch is, what the loss is and which optimiser turns it into steps are the caller's.
+    With a Lightning `Fabric` the model runs on its devices and in its precision.
+
+    **Arguments:** `model`: changed in place; its mode is left to the caller. `optimiser`: over its parameters.
+    `loss`: `loss(model, batch)`. `schedule`: a learning-rate scheduler, stepped after each batch. `clip`: largest
+    gradient norm, above 0. `fabric`: a `lightning.fabric.Fabric`, launched.
+
+    >>> net = nn.Linear(1, 1, bias=False)
+    >>> _ = nn.init.zeros_(net.weight)
+    >>> fit = Trainer(net, torch.optim.SGD(net.parameters(), 0.1), lambda m, x: (m(x) - 1).square().mean())
+    >>> fit.run([torch.ones(4, 1)] * 50)
+    >>> round(net.weight.item(), 3)
+    1.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimiser: torch.optim.Optimizer,
+        loss: Loss,
+        *,
+        schedule: torch.optim.lr_scheduler.LRScheduler | None = None,
+        clip: float | None = None,
+        fabric: Any = None,
+    ) -> None:
+        require(clip is None or clip > 0, f"clip must be above 0, but {clip} came")
+        self.loss, self.schedule, self.clip, self.fabric = loss, schedule, clip, fabric
+        self.model, self.optimiser = (model, optimiser) if fabric is None else fabric.setup(model, optimiser)
+        self.step = 0
+        self.last = float("nan")
+
+    def run(self, batches: Iterable[Any], callback: Callable[["Trainer"], None] | None = None) -> None:
+        """Take one step a batch; `callback` sees the trainer after each.
+
+        **Raises:** `JostleError` if the loss is NaN or infinite.
+        """
+        for batch in batches:
+            self.optimiser.zero_grad(set_to_none=True)
+            loss = self.loss(self.model, batch)
+            self.last = float(loss.detach())
+            require(
+                abs(self.last) < float("inf"),
+                f"the loss is {self.last} at step {self.step}: lower the learning rate or look for NaN in the data",
+            )
+            if self.fabric is None:
+                loss.backward()
+            else:
+                self.fabric.backward(loss)
+            if self.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+            self.optimiser.step()
+            if self.schedule is not None:
+                self.schedule.step()
+            self.step += 1
+            if callback is not None:
+                callback(self)
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a later process needs to go on with the same numbers, but for the order of the batches."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimiser": self.optimiser.state_dict(),
+            "schedule": None if self.schedule is None else self.schedule.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up the training where `state_dict` was called."""
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.schedule is not None:
+            self.schedule.load_state_dict(state["schedule"])
+
+
+def minibatches(
+    *tensors: Tensor, size: int, epochs: int, generator: torch.Generator, skip: int = 0
+) -> Iterator[tuple[Tensor, ...]]:
+    """Shuffled batches of tensors that share their first axis, epoch after epoch.
+
+    **Arguments:** `size`: of a batch; the last one of an epoch may be smaller. `epochs`: how many times through.
+    `generator`: shuffles; on the CPU. `skip`: batches to pass over, to go on after a stop with the same order.
+
+    >>> batches = minibatches(torch.arange(5), size=2, epochs=1, generator=torch.Generator().manual_seed(0))
+    >>> sorted(torch.cat([b for (b,) in batches]).tolist())
+    [0, 1, 2, 3, 4]
+    """
+    count = len(tensors[0])
+    require(size >= 1, f"size must be at least 1, but {size} came")
+    require(
+        all(len(tensor) == count for tensor in tensors),
+        f"tensors must share their first axis, but lengths {[len(tensor) for tensor in tensors]} came",
+    )
+    seen = 0
+    for _ in range(epochs):
+        for indices in torch.randperm(count, generator=generator).split(size):
+            seen += 1
+            if seen > skip:
+                yield tuple(tensor[indices.to(tensor.device)] for tensor in tensors)
