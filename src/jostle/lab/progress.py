@@ -11,7 +11,7 @@ Advance = Callable[..., None]
 
 @contextmanager
 def track(title: str, total: int | None, console: Console | None = None) -> Iterator[Advance]:
-    """Show a bar for `total` steps; yield `advance(figure="", steps=1, total=None)`.
+    """Show a bar for `total` steps; yield `advance(figure="", steps=1, total=None, done=None)`.
 
     **Arguments:** `title`: what is going on. `total`: how many steps, or `None` when unknown.
     **Yields:** a function to call as the work moves on, with the figure to show beside the bar.
@@ -31,9 +31,14 @@ def track(title: str, total: int | None, console: Console | None = None) -> Iter
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=total, figure="")
 
-        def advance(figure: str = "", steps: int = 1, total: int | None = None) -> None:
-            if total is not None:
+        def advance(
+            figure: str = "", steps: int = 1, total: int | None = None, done: int | None = None
+        ) -> None:
+            if total:
                 bar.update(task, total=total)
-            bar.update(task, advance=steps, figure=figure)
+            if done is None:
+                bar.update(task, advance=steps, figure=figure)
+            else:
+                bar.update(task, completed=done, figure=figure)
 
         yield advance

@@ -20,7 +20,7 @@ from rich.console import Console
 from torch import Tensor
 
 from jostle.core.errors import JostleError
-from jostle.lab.files import read_json, whole, write_json
+from jostle.files import read_json, whole, write_json
 from jostle.lab.progress import Advance, track
 
 if TYPE_CHECKING:

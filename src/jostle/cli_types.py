@@ -1,0 +1,205 @@
+"""From a typed function to options on the command line, and back to its arguments."""
+
+import dataclasses
+import enum
+import inspect
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from jostle.core.errors import JostleError
+
+_PLAIN = (str, int, float, bool, Path, type(None))
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of a verb: a dataclass for the parser, and how to call the function with it."""
+
+    kind: type
+    call: Callable[[Any, Callable[[int, int, str], None]], Any]
+
+
+def options_of(function: Callable[..., Any]) -> Options:
+    """Turn a typed function into options.
+
+    A model becomes its name and its weights, zoo images become a name or a folder, a generator a seed, anything
+    with `load` a path, a dataclass its own options; a `callback` is the progress bar. A parameter that cannot be
+    typed is left at its default.
+
+    >>> def double(x: float, again: bool = False) -> float:
+    ...     "Twice x."
+    ...     return 2 * x
+    >>> made = options_of(double)
+    >>> made.call(made.kind(x=2.0), lambda done, total, figure: None)
+    4.0
+    """
+    hints = typing.get_type_hints(inspect.unwrap(function))
+    fields: list[tuple[str, Any, Any]] = []
+    makers: dict[str, _Maker] = {}
+    has_callback = False
+    for name, parameter in inspect.signature(function).parameters.items():
+        if name == "callback":
+            has_callback = True
+            continue
+        maker = _maker(name, hints[name], parameter.default)
+        if maker is None:
+            if parameter.default is parameter.empty:
+                raise JostleError(f"{function.__name__} needs {name}, which cannot be typed on the command line")
+            continue
+        makers[name] = maker
+        fields += maker.fields
+    required = [field for field in fields if field[2] is dataclasses.MISSING]
+    optional = [(n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING]
+    kind = dataclasses.make_dataclass(function.__name__, [(n, k) for n, k, _ in required] + optional, frozen=True)
+    kind.__doc__ = inspect.getdoc(function)
+
+    def call(given: Any, progress: Callable[[int, int, str], None]) -> Any:
+        known: dict[str, Any] = {}
+        # Models first: images are cut to the size that the model takes.
+        for name, maker in sorted(makers.items(), key=lambda pair: pair[1].order):
+            known[name] = maker.make(given, known)
+        return function(**known, **({"callback": progress} if has_callback else {}))
+
+    return Options(kind, call)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    fields: list[tuple[str, Any, Any]]
+    make: Callable[[Any, dict[str, Any]], Any]
+    order: int = 1
+
+
+def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
+    missing = default is inspect.Parameter.empty
+    start = dataclasses.MISSING if missing else default
+    kinds = _members(hint)
+    optional = type(None) in kinds
+
+    def either(plain: Any) -> Any:
+        return plain | None if optional else plain
+
+    for kind in kinds:
+        if inspect.isclass(kind) and issubclass(kind, nn.Module):
+            return _model(name, start, optional)
+        if _is_images(kind):
+            return _Maker(
+                [(name, either(str), start)],
+                lambda given, known: _images(getattr(given, name), known.get("model")),
+                order=2,
+            )
+        if kind is torch.Generator:
+            return _Maker([("seed", int, 0)], lambda given, known: torch.Generator().manual_seed(given.seed))
+        if typing.get_origin(kind) in (Mapping, dict):
+            inner = typing.get_args(kind)[1]
+            if inspect.isclass(inner) and issubclass(inner, nn.Module):
+                return _Maker(
+                    [(name, tuple[str, ...], dataclasses.MISSING)],
+                    lambda given, known: {spec: _load_model(spec, None) for spec in getattr(given, name)},
+                    order=0,
+                )
+            if hasattr(inner, "load"):
+                return _Maker(
+                    [(name, tuple[Path, ...], dataclasses.MISSING)],
+                    lambda given, known: {path.stem: inner.load(path) for path in getattr(given, name)},
+                )
+        if inspect.isclass(kind) and hasattr(kind, "load"):
+            return _Maker(
+                [(name, either(Path), start)],
+                lambda given, known: None if getattr(given, name) is None else kind.load(getattr(given, name)),
+            )
+    simple = [kind for kind in kinds if _simple(kind)]
+    if any(kind is not type(None) for kind in simple):
+        plain: Any = simple[0]
+        for kind in simple[1:]:
+            plain = plain | kind
+        if str in simple:  # a name among free text: Literal | str is str
+            plain = either(str)
+        return _Maker([(name, plain, start)], lambda given, known: getattr(given, name))
+    for kind in kinds:
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            return _nested(name, kind, start)
+    return None
+
+
+def _model(name: str, start: Any, optional: bool) -> _Maker:
+    weights = "weights" if name == "model" else f"{name}_weights"
+    kind: Any = str | None if optional else str
+    return _Maker(
+        [(name, kind, start), (weights, str | None, None)],
+        lambda given, known: (
+            None if getattr(given, name) is None else _load_model(getattr(given, name), getattr(given, weights))
+        ),
+        order=0,
+    )
+
+
+def _nested(name: str, kind: type, start: Any) -> _Maker | None:
+    hints = typing.get_type_hints(kind)
+    fields: list[tuple[str, Any, Any]] = []
+    for field in dataclasses.fields(kind):
+        members = [k for k in _members(hints[field.name]) if _simple(k)]
+        if not any(k is not type(None) for k in members):
+            continue
+        value = field.default if start in (dataclasses.MISSING, None) else getattr(start, field.name)
+        if value is not dataclasses.MISSING and not _plain_value(value):
+            continue
+        plain: Any = members[0]
+        for member in members[1:]:
+            plain = plain | member
+        fields.append((field.name, plain, value))
+    required = [(n, k) for n, k, d in fields if d is dataclasses.MISSING]
+    given_fields = [(n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING]
+    made = dataclasses.make_dataclass(kind.__name__, [*required, *given_fields], frozen=True)
+    default = dataclasses.MISSING if required else made()
+    return _Maker(
+        [(name, made, default)],
+        lambda given, known: kind(**{n: getattr(getattr(given, name), n) for n, _, _ in fields}),
+    )
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(member for part in typing.get_args(hint) for member in _members(part))
+    return (hint,)
+
+
+def _simple(kind: Any) -> bool:
+    origin = typing.get_origin(kind)
+    if origin is Literal:
+        return True
+    if origin in (tuple, Sequence, list):
+        return all(_simple(inner) for inner in typing.get_args(kind) if inner is not Ellipsis)
+    return kind in _PLAIN or (inspect.isclass(kind) and issubclass(kind, enum.Enum))
+
+
+def _plain_value(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(_plain_value(item) for item in value))
+
+
+def _is_images(kind: Any) -> bool:
+    from jostle.zoo import Images
+
+    return inspect.isclass(kind) and issubclass(kind, Images)
+
+
+def _load_model(spec: str, weights: str | None) -> nn.Module:
+    from jostle.zoo import load_model
+
+    return load_model(spec, weights)
+
+
+def _images(spec: str | None, model: Any) -> Any:
+    from jostle.zoo import load_data
+
+    if spec is None:
+        return None
+    shape = getattr(model, "input_shape", None)
+    return load_data(spec, size=None if shape is None else shape[1])
