@@ -124,6 +124,13 @@ class Attached:
     def __init__(self, objective: Objective, model: nn.Module) -> None:
         self.objective, self.model = objective, model
         self._taps = Taps(model, _where(objective, model), reduce=self._reduce)
+        for tap in self._taps.taps:
+            layer = model.get_submodule(tap.name)
+            require(
+                not isinstance(layer, nn.LayerNorm | nn.RMSNorm),
+                f"the tap {tap.name!r} is a {type(layer).__name__}: its output has the same norm for every input; tap "
+                "'block' or the layers before it",
+            )
 
     def __enter__(self) -> "Attached":
         self._taps.__enter__()

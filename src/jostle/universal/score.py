@@ -11,8 +11,8 @@ from jostle.core.statistics import wilson
 from jostle.core.taps import first_tensor, frozen
 from jostle.universal.perturbation import perturb
 
-# Small batches stay in the processor's cache.
-BATCH = 16
+# Small batches stay in the processor's cache; on a GPU, hand over batches of your own.
+BATCH = 8
 
 
 def image_batches(data: Any, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor | None]]:
@@ -69,7 +69,8 @@ def predict(model: nn.Module, images: Tensor) -> Tensor:
 
     **Raises:** `JostleError` if the logits hold NaN.
     """
-    logits = first_tensor(model(images), "model")
+    # Channels last: convolutions on a CPU take a fifth to a half less time.
+    logits = first_tensor(model(images.contiguous(memory_format=torch.channels_last)), "model")
     require(not bool(torch.isnan(logits).any()), "the model's output holds NaN")
     require(logits.ndim >= 2, f"the model must return (n, classes), but {tuple(logits.shape)} came")
     return logits.argmax(1)
