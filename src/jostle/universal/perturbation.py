@@ -89,7 +89,7 @@ class UniversalPerturbation:
 
 def perturb(
     images: Float[Tensor, "batch channels h w"],
-    delta: Float[Tensor, "#batch channels height width"],
+    delta: Float[Tensor, "#batch colours height width"],
     *,
     clamp: bool = True,
     bits: int | None = None,
