@@ -1,7 +1,14 @@
-"""Data sets and models by name, offline first."""
+"""Data sets and models by name, offline first.
 
-from jostle.zoo.data import datasets, load_data
-from jostle.zoo.images import Images
-from jostle.zoo.models import Normalised, load_model, models, normalised
+Nothing heavy is imported here: torchvision, timm, scikit-learn and the others come in when a name needs them.
+"""
+
+from jostle.zoo.images import Images as Images
+from jostle.zoo.listing import datasets as datasets
+from jostle.zoo.listing import models as models
+from jostle.zoo.loading import load_data as load_data
+from jostle.zoo.networks import Normalised as Normalised
+from jostle.zoo.networks import load_model as load_model
+from jostle.zoo.networks import normalised as normalised
 
 __all__ = ["Images", "Normalised", "datasets", "load_data", "load_model", "models", "normalised"]

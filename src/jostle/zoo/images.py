@@ -1,153 +1,238 @@
-"""Images with labels, from memory, a folder or a zip."""
+"""A set of labelled images, read when they are asked for."""
 
 import hashlib
-import io
-import zipfile
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from jostle.core.errors import JostleError, require
 
-# The usual evaluation of ImageNet classifiers: a centre crop of 7/8 of the short side.
-CROP = 0.875
+
+class Source(ABC):
+    """Where images come from: memory, a folder, a zip archive. Picklable, for the workers of a DataLoader."""
+
+    #: One path an image, or None if they are not files.
+    paths: tuple[str, ...] | None = None
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def read(self, index: int) -> Image.Image:
+        """Decode one image, in a mode of 8-bit grey, 8-bit RGB or float grey."""
+
+    @abstractmethod
+    def content(self, index: int) -> str:
+        """An id of one image's content, the same wherever a copy of it lies."""
 
 
-@dataclass(frozen=True, eq=False)
-class Images(Dataset):
-    """A map-style data set of `(image, label)`: float32 images `(C, H, W)` in [0, 1], integer labels.
+class Images(Dataset[tuple[Tensor, int]]):
+    """Labelled images as a map-style data set: `images[i]` is a float image in [0, 1] and its class index.
 
-    **Arguments:** `name`: what it is called in records. `labels`: `(n,)`. `classes`: a name a label. `pixels`:
-    8-bit images `(n, C, H, W)`, or `None` when they lie in files. `paths`: the files, relative to `root`.
-    `root`: a folder or a zip. `size`: side of the square that images are brought to, `None` for their own.
-    `groups`: which images belong together (views of one photograph), `(n,)`.
+    Made by [`load_data`][jostle.zoo.load_data]. Goes into a `torch.utils.data.DataLoader` as it is, with any
+    number of workers; `batches` serves the common case in order and without a loader.
 
-    >>> tiny = Images("tiny", torch.tensor([0, 1]), ("a", "b"), torch.zeros(2, 1, 4, 4, dtype=torch.uint8))
-    >>> len(tiny), tiny[1][1]
-    (2, 1)
+    **Arguments:** `source`: reads the images. `labels`: one class index an image. `classes`: the names of the
+    classes. `name`: what to call the set. `size`: side of the square that each image is brought to: the short
+    side goes to `int(size / 0.875)` (to `size` where it is not longer than that already), bicubic with
+    antialiasing, and the centre is cropped, as is usual for evaluation on ImageNet; None keeps the images'
+    own sizes. `groups`: one number an image of what it was cut from. `where`: the indices that belong to the
+    set, all by default.
+    **Raises:** `JostleError` if `size` is below 1.
+
+    >>> from jostle.zoo import load_data
+    >>> digits = load_data("digits")
+    >>> image, label = digits[0]
+    >>> image.shape, label, len(digits), len(digits.subset(range(10)))
+    (torch.Size([1, 8, 8]), 0, 1797, 10)
     """
 
-    name: str
-    labels: Int[Tensor, " n"]
-    classes: tuple[str, ...]
-    pixels: Tensor | None = None
-    paths: tuple[str, ...] | None = None
-    root: Path | None = None
-    size: int | None = None
-    groups: Int[Tensor, " n"] | None = None
+    def __init__(
+        self,
+        source: Source,
+        labels: Sequence[int],
+        classes: Sequence[str],
+        name: str,
+        *,
+        size: int | None = None,
+        groups: Sequence[int] | None = None,
+        where: Sequence[int] | None = None,
+    ):
+        require(size is None or size >= 1, f"size must be at least 1 pixel, but {size} came")
+        self._source, self._labels, self._groups, self._size = source, tuple(labels), groups, size
+        self._where = tuple(range(len(source))) if where is None else tuple(where)
+        self.classes = tuple(classes)
+        self.name = name
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self._where)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of {len(self)}")
-        label = int(self.labels[index])
-        if self.pixels is not None:
-            image = self.pixels[index]
-            image = image if self.size is None else _resized(image, self.size)
-            return image.float() / 255, label
-        assert self.paths is not None
-        return self._decode(self.paths[index]).float() / 255, label
+    def __repr__(self) -> str:
+        return f"Images({self.name!r}, {len(self):,} images, {len(self.classes):,} classes)"
 
-    def batches(self, size: int) -> Iterator[tuple[Float[Tensor, "batch c h w"], Int[Tensor, " batch"]]]:
-        """All images in order, `size` at a time; the last batch may be smaller.
+    def __getitem__(self, index: int) -> tuple[Float[Tensor, "channels height width"], int]:
+        at = self._where[index]  # an IndexError beyond the end ends a `for` loop
+        image = self._source.read(at)
+        return as_tensor(image if self._size is None else fit(image, self._size)), self._labels[at]
 
-        **Raises:** `JostleError` if images differ in size, or one cannot be read.
+    @property
+    def labels(self) -> Int[Tensor, " images"]:
+        """The class indices of all images, without reading an image."""
+        return torch.tensor([self._labels[at] for at in self._where], dtype=torch.int64)
+
+    @property
+    def paths(self) -> tuple[str, ...] | None:
+        """Where each image lies (`archive.zip::member` in an archive); None if they are not files."""
+        paths = self._source.paths
+        return None if paths is None else tuple(paths[at] for at in self._where)
+
+    @property
+    def groups(self) -> Int[Tensor, " images"] | None:
+        """The number of the photograph that each image was cut from, for sets of views; None for others."""
+        if self._groups is None:
+            return None
+        return torch.tensor([self._groups[at] for at in self._where], dtype=torch.int64)
+
+    def batches(
+        self, size: int
+    ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], Int[Tensor, " batch"]]]:
+        """All images in order, `size` at a time, the last batch with what is left.
+
+        **Arguments:** `size`: images a batch, at least 1.
+        **Returns:** an iterator of images and labels.
+        **Raises:** `JostleError` if `size` is below 1, or if the images differ in shape.
+
+        >>> from jostle.zoo import load_data
+        >>> [len(labels) for images, labels in load_data("digits").subset(range(5)).batches(2)]
+        [2, 2, 1]
         """
-        require(size >= 1, f"size must be at least 1, but {size} came")
-        for start in range(0, len(self), size):
-            items = [self[i] for i in range(start, min(start + size, len(self)))]
-            shapes = {tuple(image.shape) for image, _ in items}
-            if len(shapes) > 1:
-                raise JostleError(f"images of {self.name} differ in size ({sorted(shapes)[:2]}); give a size")
-            yield torch.stack([image for image, _ in items]), torch.tensor([label for _, label in items])
+        require(size >= 1, f"batch size must be at least 1, but {size} came")
+        return (
+            self._gather(range(start, min(start + size, len(self)))) for start in range(0, len(self), size)
+        )
 
-    def tensors(self) -> tuple[Float[Tensor, "n c h w"], Int[Tensor, " n"]]:
-        """All images and labels in memory."""
-        return next(self.batches(max(1, len(self))))
+    def tensors(self) -> tuple[Float[Tensor, "images channels height width"], Int[Tensor, " images"]]:
+        """All images and labels at once, in memory.
 
-    def subset(self, indices: Sequence[int] | Tensor) -> "Images":
-        """The images at `indices`, in that order."""
-        chosen = torch.as_tensor(indices, dtype=torch.long)
-        return replace(
-            self,
-            labels=self.labels[chosen],
-            pixels=None if self.pixels is None else self.pixels[chosen],
-            paths=None if self.paths is None else tuple(self.paths[int(i)] for i in chosen),
-            groups=None if self.groups is None else self.groups[chosen],
+        **Raises:** `JostleError` if the images differ in shape.
+        """
+        return self._gather(range(len(self)))
+
+    def _gather(self, indices: range) -> tuple[Tensor, Tensor]:
+        images, labels = zip(*(self[index] for index in indices), strict=True)
+        for index, image in zip(indices, images, strict=True):
+            require(
+                image.shape == images[0].shape,
+                f"images of {self.name!r} differ in shape (image {indices[0]} has {tuple(images[0].shape)}, "
+                f"image {index} has {tuple(image.shape)}); give size=... to load_data",
+            )
+        return torch.stack(images), torch.tensor(labels, dtype=torch.int64)
+
+    def subset(self, indices: Iterable[int] | Tensor) -> "Images":
+        """The images at `indices`, in that order; nothing is read or copied.
+
+        **Arguments:** `indices`: whole numbers from 0 (or negative, from the end).
+        **Raises:** `JostleError` if there is none, or one lies outside of the set.
+        """
+        chosen = [int(index) for index in (indices.tolist() if isinstance(indices, Tensor) else indices)]
+        require(len(chosen) > 0, f"a subset of {self.name!r} needs at least one index, but none came")
+        for index in chosen:
+            require(
+                -len(self) <= index < len(self),
+                f"index {index} lies outside of {self.name!r}, which has {len(self)} images",
+            )
+        return Images(
+            self._source,
+            self._labels,
+            self.classes,
+            self.name,
+            size=self._size,
+            groups=self._groups,
+            where=[self._where[index] for index in chosen],
         )
 
     def fingerprint(self) -> str:
-        """The same for two sets that hold the same images, whatever they are called and in whatever order."""
-        prints = []
-        for index in range(len(self)):
-            if self.pixels is not None:
-                content = self.pixels[index].numpy().tobytes()
-            else:
-                assert self.paths is not None
-                content = self._read(self.paths[index])
-            prints.append(hashlib.sha256(content).digest())
-        return hashlib.sha256(b"".join(sorted(prints))).hexdigest()
+        """A hash of which images these are, to see whether two sets are the same.
 
-    def _read(self, path: str) -> bytes:
-        assert self.root is not None
-        try:
-            if self.root.is_dir():
-                return (self.root / path).read_bytes()
-            return _archive(self.root).read(path)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
-            raise JostleError(f"image {self.root}/{path} cannot be read: {error}") from error
+        Order, labels, size and place don't count: a folder and a zip archive of it have one fingerprint.
+        Files are hashed as they lie there, so the same picture saved anew is another.
 
-    def _decode(self, path: str) -> Tensor:
-        from PIL import Image, UnidentifiedImageError
-
-        content = self._read(path)
-        try:
-            with Image.open(io.BytesIO(content)) as file:
-                picture = file.convert("RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise JostleError(f"image {self.root}/{path} is broken: {error}") from error
-        if self.size is not None:
-            picture = _cropped(picture, self.size)
-        return torch.from_numpy(np.array(picture)).permute(2, 0, 1)
+        **Returns:** 16 hexadecimal digits.
+        """
+        contents = sorted(self._source.content(at) for at in self._where)
+        return hashlib.sha256("\n".join(contents).encode()).hexdigest()[:16]
 
 
-# A zip is opened once a process; handles do not travel to workers.
-_archives: dict[Path, zipfile.ZipFile] = {}
+class Arrays(Source):
+    """Images in memory, as a `Source`.
+
+    **Arguments:** `pixels`: (images, height, width) grey or (images, height, width, 3) colour, as 8-bit
+    numbers, or grey as float32 in [0, 1].
+
+    >>> Arrays(np.zeros((2, 4, 5), dtype=np.uint8)).read(0).size
+    (5, 4)
+    """
+
+    def __init__(self, pixels: np.ndarray):
+        self._pixels = np.ascontiguousarray(pixels)
+
+    def __len__(self) -> int:
+        return len(self._pixels)
+
+    def read(self, index: int) -> Image.Image:
+        return Image.fromarray(self._pixels[index])
+
+    def content(self, index: int) -> str:
+        pixels = self._pixels[index]
+        return f"{pixels.shape}{hashlib.sha256(pixels.tobytes()).hexdigest()}"
 
 
-def _archive(path: Path) -> zipfile.ZipFile:
-    if path not in _archives:
-        _archives[path] = zipfile.ZipFile(path)
-    return _archives[path]
+def decoded(image: Image.Image, path: str) -> Image.Image:
+    """Read an opened image file as 8-bit RGB as torchvision's loader does, without the file's rotation.
+
+    **Raises:** `JostleError` if it has more than 8 bits a channel, which would not survive.
+    """
+    if image.mode[0] in "IF":
+        raise JostleError(f"{path} has more than 8 bits a channel; save it as 8-bit")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")  # else Pillow warns on its way to RGB
+    return image.convert("RGB")
 
 
-def _cropped(picture: Any, size: int) -> Any:
-    """Short side to `size / 0.875`, unless it is there already, then the centre."""
-    from PIL import Image
+def fit(image: Image.Image, size: int) -> Image.Image:
+    """Resize the short side and crop the centre, the standard evaluation on ImageNet.
 
-    width, height = picture.size
-    target = round(size / CROP)
-    short = min(width, height)
-    if short != target:
-        scale = target / short
-        new = (max(size, round(width * scale)), max(size, round(height * scale)))
-        picture = picture.resize(new, Image.Resampling.BICUBIC)
-    left, top = (picture.width - size) // 2, (picture.height - size) // 2
-    return picture.crop((left, top, left + size, top + size))
+    >>> fit(Image.new("RGB", (500, 375)), 224).size
+    (224, 224)
+    """
+    short, long = sorted(image.size)
+    # A small image is not blown up further than it needs, and one of the right size stays as it is.
+    side = size if short <= size else int(size / 0.875)
+    if short != side:
+        longer = int(side * long / short)
+        shape = (side, longer) if image.width <= image.height else (longer, side)
+        image = image.resize(shape, Image.Resampling.BICUBIC)
+    left, top = round((image.width - size) / 2), round((image.height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
 
 
-def _resized(image: Tensor, size: int) -> Tensor:
-    if tuple(image.shape[1:]) == (size, size):
-        return image
-    from torchvision.transforms.v2 import functional as T
+def as_tensor(image: Image.Image) -> Float[Tensor, "channels height width"]:
+    """A float32 tensor in [0, 1] of an image in 8-bit grey, 8-bit RGB or float grey.
 
-    return T.resize(image, [size, size], antialias=True)
+    >>> as_tensor(Image.new("L", (2, 1), 255))
+    tensor([[[1., 1.]]])
+    """
+    pixels = np.array(image)
+    tensor = torch.from_numpy(
+        pixels[None] if pixels.ndim == 2 else cast(np.ndarray, pixels.transpose(2, 0, 1))
+    )
+    if tensor.dtype == torch.uint8:
+        return tensor.to(torch.float32, memory_format=torch.contiguous_format).div_(255)
+    return tensor.to(torch.float32).clamp(0, 1)  # bicubic resampling overshoots
