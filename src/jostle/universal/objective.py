@@ -197,7 +197,7 @@ def inspect_taps(
             continue
         if bool((first <= floor).all()) and bool((second <= floor).all()) and attached.objective.loss == "gduap":
             lost[name] = "dead"
-        elif torch.allclose(first, second, rtol=0, atol=1e-6):
+        elif bool(torch.isfinite(first).all()) and torch.allclose(first, second, rtol=0, atol=1e-6):
             lost[name] = "constant"
     return lost
 

@@ -67,7 +67,9 @@ class RangePrior(Prior):
     comparison).
 
     **Arguments:** `mean`, `sd`: one a channel, in [0, 1] units. `size`: side of the noise image in pixels.
-    `batch_size`: images a step. `resampled`: as released, or white noise drawn anew each step.
+    `batch_size`: images a step. `resampled`: as released, or white noise drawn anew each step. `smooth`: resize
+    with an anti-aliasing filter, which low-passes the noise further (ours). `strength`: a factor on each view's
+    distance from the mean, at least 0 (1 in the paper).
     """
 
     mean: tuple[float, ...] = IMAGENET_MEAN
@@ -75,10 +77,13 @@ class RangePrior(Prior):
     size: int = 500
     batch_size: int = 1
     resampled: bool = True
+    smooth: bool = False
+    strength: float = 1.0
 
     name: ClassVar[str] = "range"
 
     def begin(self, shape: Shape, generator: torch.Generator) -> dict[str, Any]:
+        require(self.strength >= 0, f"strength must be at least 0, but {self.strength} came")
         if not self.resampled:
             return {}
         return {"noise": self._noise((shape[0], self.size, self.size), generator)}
@@ -86,8 +91,14 @@ class RangePrior(Prior):
     def batch(self, state: dict[str, Any], shape: Shape, t: int, generator: torch.Generator) -> Tensor:
         if not self.resampled:
             return torch.stack([self._noise(shape, generator) for _ in range(self.batch_size)])
-        views = [augment(state["noise"], shape, self.mean, generator) for _ in range(self.batch_size)]
-        return torch.stack(views)
+        noise = state["noise"]
+        views = torch.stack(
+            [augment(noise, shape, self.mean, generator, smooth=self.smooth) for _ in range(self.batch_size)]
+        )
+        if self.strength == 1:
+            return views
+        mean = _colour(self.mean, shape)
+        return (mean + self.strength * (views - mean)).clamp(0, 1)
 
     def _noise(self, shape: Shape, generator: torch.Generator) -> Tensor:
         mean, sd = _colour(self.mean, shape), _colour(self.sd, shape)
@@ -163,7 +174,12 @@ class DataPrior(Prior):
 
 
 def augment(
-    image: Float[Tensor, "channels height width"], shape: Shape, fill: Sequence[float], generator: torch.Generator
+    image: Float[Tensor, "channels height width"],
+    shape: Shape,
+    fill: Sequence[float],
+    generator: torch.Generator,
+    *,
+    smooth: bool = False,
 ) -> Float[Tensor, "channels h w"]:
     """One random view, as the released code of GD-UAP augments: resize, mirror, rotate, blur, crop, resize, crop.
 
@@ -173,6 +189,7 @@ def augment(
     The released mirror reverses columns, and so does this one.
 
     **Arguments:** `image`: in [0, 1]. `shape`: (C, H, W) of the view. `fill`: padding colour, one a channel.
+    `smooth`: resize with an anti-aliasing filter; plain bilinear, as released, otherwise.
     """
     from torchvision.transforms import v2
     from torchvision.transforms.v2 import functional as T
@@ -187,7 +204,7 @@ def augment(
         return options[int(torch.randint(len(options), (), generator=generator))]
 
     scale = 0.75 + 0.75 * float(torch.rand((), generator=generator)) if chance() else 1.0
-    view = T.resize(image, [round(target * scale)], interpolation=v2.InterpolationMode.BILINEAR, antialias=False)
+    view = T.resize(image, [round(target * scale)], interpolation=v2.InterpolationMode.BILINEAR, antialias=smooth)
     if chance():
         view = T.horizontal_flip(view)
     if chance():
@@ -203,7 +220,7 @@ def augment(
     top = int(torch.randint(view.shape[1] - height + 1, (), generator=generator))
     left = int(torch.randint(view.shape[2] - width + 1, (), generator=generator))
     view = view[:, top : top + height, left : left + width]
-    view = T.resize(view, [round(target * 8 / 7)], interpolation=v2.InterpolationMode.BILINEAR, antialias=False)
+    view = T.resize(view, [round(target * 8 / 7)], interpolation=v2.InterpolationMode.BILINEAR, antialias=smooth)
     return T.center_crop(view, [height, width])
 
 

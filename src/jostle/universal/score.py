@@ -49,10 +49,11 @@ def check_images(images: Tensor) -> None:
 
     **Raises:** `JostleError`, one sentence.
     """
+    shape = tuple(images.shape)
+    require(images.ndim == 4, f"images must be (n, channels, height, width), but {shape} came")
     require(
-        images.ndim == 4 and images.shape[1] <= 4 or (images.ndim == 4 and images.shape[3] > 4),
-        f"images must be (n, channels, height, width), but {tuple(images.shape)} came"
-        + (" (channels last)" if images.ndim == 4 else ""),
+        not (shape[3] <= 4 < min(shape[1], shape[2])),
+        f"images must be (n, channels, height, width), but {shape} came, which looks like channels last",
     )
     require(images.is_floating_point(), f"images must be floats in [0, 1], but {images.dtype} came; divide by 255")
     require(bool(torch.isfinite(images).all()), "images must be finite, but NaN or infinity came")
