@@ -67,7 +67,10 @@ def _backend(engine: Engine, jobs: int) -> Iterator[None]:
         try:
             client, ours = distributed.get_client(), False
         except ValueError:
-            client, ours = distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None), True
+            client, ours = (
+                distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None),
+                True,
+            )
         try:
             with joblib.parallel_config("dask", n_jobs=jobs):
                 yield
