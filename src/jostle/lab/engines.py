@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 def parallel(
     function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine = "loky", jobs: int = 1
 ) -> Iterator[tuple[int, Any]]:
-    """Run `function` on every item and yield `(index, result)` as the results come.
+    """Run `function` on every item and yield `(index, result)` as the results come (with Ray: at the end).
 
     Every task runs on one thread, so that results depend neither on the number of jobs nor on the engine.
 
@@ -36,7 +36,8 @@ def parallel(
             yield _task(function, index, item)
         return
     with _backend(engine, jobs):
-        pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        # Ray's joblib backend hands all results over at the end.
+        pool = joblib.Parallel(n_jobs=jobs, return_as="list" if engine == "ray" else "generator_unordered")
         yield from pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
 
 
