@@ -4,7 +4,7 @@ import json
 import math
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,9 @@ def whole(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise JostleError(f"could not write {path}: {error.strerror or error}") from error
     finally:
-        draft.unlink(missing_ok=True)
+        # The sentence above says more than a second error from the same bad place.
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -40,7 +42,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as strict JSON (no NaN or infinity: they become null), whole or not at all."""
-    write_text(path, json.dumps(_plain(value), indent=1, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -53,15 +55,20 @@ def read_json(path: Path) -> Any:
         raise JostleError(f"{path} is not valid JSON: {error}") from error
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """`value` in the words of JSON: tuples and arrays as lists, paths as strings, NaN and infinity as `None`.
+
+    >>> plain({1: (2.0, float("nan"))})
+    {'1': [2.0, None]}
+    """
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # tensors, arrays and numpy scalars
-        return _plain(value.tolist())
+        return plain(value.tolist())
     return value

@@ -222,7 +222,9 @@ def ascend(
             trace.append(_value(run))
             if callback is not None:
                 callback(run)
-            if stop is not None and bool(stop(run.best_value if run.best_value is not None else trace[-1]).all()):
+            if stop is not None and bool(
+                stop(run.best_value if run.best_value is not None else trace[-1]).all()
+            ):
                 break
         total += run.t
         if select == "best":

@@ -62,7 +62,9 @@ class Budget(ABC):
             require(good, "scale must be finite and at least 0 everywhere, but it is not")
         if self.lower is not None and self.upper is not None:
             box = bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all())
-            require(box, f"lower must not be above upper, but {_show(self.lower)} and {_show(self.upper)} came")
+            require(
+                box, f"lower must not be above upper, but {_show(self.lower)} and {_show(self.upper)} came"
+            )
 
     def project(self, u: Tree, x: Tree | None = None) -> Tree:
         """The allowed perturbation that is nearest to `u` in the Euclidean sense.
@@ -155,7 +157,10 @@ class Budget(ABC):
         boxes = self._boxes(leaves, x)
         split = groups(leaves, self.scope)
         radius = torch.cat(
-            [self._radius_column(g, x, b).expand(len(to_rows(g, self.scope)), 1) for g, b in zip(split, boxes, strict=True)]
+            [
+                self._radius_column(g, x, b).expand(len(to_rows(g, self.scope)), 1)
+                for g, b in zip(split, boxes, strict=True)
+            ]
         ).reshape(-1)
         inside = bool((self.norm(u) <= radius * (1 + rtol) + 1e-300).all())
         for group, (lo, hi) in zip(split, boxes, strict=True):
@@ -170,7 +175,9 @@ class Budget(ABC):
     _order: ClassVar[float]
 
     @abstractmethod
-    def _project(self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _project(
+        self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
         """Project the rows of `u`."""
 
     @abstractmethod
@@ -192,7 +199,9 @@ class Budget(ABC):
         )
         if self.relative:
             require(x is not None, "x must be given with a relative radius, but None came")
-            require(self.scope != "tensor" or isinstance(x, Tensor), "a relative radius a tensor takes one tensor")
+            require(
+                self.scope != "tensor" or isinstance(x, Tensor), "a relative radius a tensor takes one tensor"
+            )
             base = to_rows(leaves_of(x), self.scope).to(torch.float64)
             radius = radius * torch.linalg.vector_norm(base, ord=self._order, dim=1, keepdim=True)
         return radius
@@ -272,7 +281,9 @@ class Linf(Budget):
         low = (-full if lo is None else torch.maximum(-full, lo)).reshape(u.shape)
         return lambda tree: torch.clamp(tree, low, high)
 
-    def _project(self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _project(
+        self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
         return projections.linf(u, radius.to(u.dtype), lo, hi, scale)
 
     def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box) -> Tensor:
@@ -293,7 +304,9 @@ class L2(Budget):
     name: ClassVar[str] = "L2"
     _order: ClassVar[float] = 2.0
 
-    def _project(self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _project(
+        self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
         if scale is None:
             return projections.l2(u, radius, lo, hi)
         return projections.l2_scaled(u, radius, lo, hi, scale)
@@ -333,7 +346,9 @@ class L1(Budget):
         require(self.scale is None, "scale is for Linf and L2; with L1 leave it out")
         require(self.topk >= 1, f"topk must be at least 1, but {self.topk} came")
 
-    def _project(self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _project(
+        self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
         return projections.l1(u, radius, lo, hi)
 
     def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box) -> Tensor:
@@ -355,7 +370,9 @@ class L1(Budget):
     def _unit_sample(self, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
         # n of n + 1 exponentials over their sum are uniform in the simplex and its inside.
         device = generator.device
-        draws = torch.empty((shape[0], shape[1] + 1), dtype=dtype, device=device).exponential_(generator=generator)
+        draws = torch.empty((shape[0], shape[1] + 1), dtype=dtype, device=device).exponential_(
+            generator=generator
+        )
         size = draws[:, :-1] / draws.sum(1, keepdim=True)
         return size * (torch.rand(shape, generator=generator, dtype=dtype, device=device) - 0.5).sign()
 

@@ -93,7 +93,9 @@ def find(module: nn.Module, where: Where) -> list[Tap]:
 
 def is_activation(module: nn.Module) -> bool:
     """Whether a module is a non-linearity that acts on each entry by itself."""
-    return isinstance(module, ACTIVATIONS) or type(module).__name__.lower().endswith(("swish", "relu", "gelu"))
+    return isinstance(module, ACTIVATIONS) or type(module).__name__.lower().endswith(
+        ("swish", "relu", "gelu")
+    )
 
 
 def _named(modules: dict[str, nn.Module], name: str) -> str:
@@ -123,7 +125,11 @@ def _blocks(modules: dict[str, nn.Module]) -> list[str]:
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, (*CONVS, *NORMS)) or is_activation(m) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            isinstance(m, (*CONVS, *NORMS))
+            or is_activation(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def _traced_activations(module: nn.Module) -> list[Tap] | None:

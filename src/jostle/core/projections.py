@@ -131,7 +131,9 @@ def _michelot_tau(size: Tensor, target: Tensor) -> Tensor:
         above = size > tau
         # The largest entry stays: with a radius of zero nothing lies above tau.
         now = above.sum(1, keepdim=True).clamp_min(1)
-        total = torch.where(above.any(1, keepdim=True), _sum(torch.where(above, size, 0.0)), size.amax(1, True))
+        total = torch.where(
+            above.any(1, keepdim=True), _sum(torch.where(above, size, 0.0)), size.amax(1, True)
+        )
         tau = torch.maximum(tau, (total - target) / now)
         if count is not None and bool((now == count).all()):
             return tau

@@ -143,9 +143,7 @@ class Adam(Rule):
             b2 * v + (1 - b2) * g.square() for v, g in zip(state["square"], grads, strict=True)
         ]
         root = (1 - b2**count) ** 0.5
-        ways = [
-            m / (v.sqrt() / root + self.eps) for m, v in zip(state["mean"], state["square"], strict=True)
-        ]
+        ways = [m / (v.sqrt() / root + self.eps) for m, v in zip(state["mean"], state["square"], strict=True)]
         return ascent.move(_add(ascent.u, ways, self.size / (1 - b1**count)))
 
 
@@ -198,9 +196,13 @@ class APGD(Rule):
                 state["halved"], state["mark"], state["last"] = halve, best, ascent.t
                 u = _choose(halve, ascent.best_u, u)
                 before = _choose(halve, ascent.best_u, before)
-                grad = like(u, [
-                    torch.where(per_row(halve, b), b, g) for b, g in zip(state["best_grad"], grads, strict=True)
-                ])
+                grad = like(
+                    u,
+                    [
+                        torch.where(per_row(halve, b), b, g)
+                        for b, g in zip(state["best_grad"], grads, strict=True)
+                    ],
+                )
                 score = torch.where(halve, best, score)
         state["previous"] = score
         alpha = 1.0 if ascent.t == 0 else self.alpha

@@ -176,7 +176,9 @@ def first_tensor(output: Any, name: str) -> Tensor:
     """The tensor in what a layer returned: itself, or the first of a tuple, list or dict."""
     if isinstance(output, Tensor):
         return output
-    inner = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    inner = (
+        output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    )
     for item in inner:
         if isinstance(item, Tensor):
             return item

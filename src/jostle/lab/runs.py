@@ -4,6 +4,7 @@ import io
 import json
 import os
 import platform
+import shlex
 import sys
 import time
 import zlib
@@ -19,14 +20,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from jostle import __version__
 from jostle.core.errors import JostleError
-from jostle.files import read_json, whole, write_json
+from jostle.files import plain, read_json, whole, write_json
 from jostle.lab.progress import Advance, track
+from jostle.lab.style import house_style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_PACKAGES = ("jostle", "torch", "torchvision", "numpy", "scipy")
+_PACKAGES = ("torch", "torchvision", "numpy", "scipy")
 
 
 def runs_root() -> Path:
@@ -49,7 +52,9 @@ class Run:
     config: Any
     console: Console = field(default_factory=lambda: Console(stderr=True))
     _rows: list[dict[str, Any]] = field(default_factory=list)
-    _stages: int = 0
+    _names: set[str] = field(default_factory=set)
+    _earlier: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def create(cls, key: str, preset: str, config: Any, root: Path | None = None) -> "Run":
@@ -81,9 +86,8 @@ class Run:
         """Open the folder of an earlier run, to resume it."""
         record = read_json(folder / "config.json")
         run = cls(folder, record["study"], record["preset"], config)
-        log = folder / "metrics.jsonl"
-        if log.exists():
-            run._rows = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        for draft in folder.rglob(".*.draft*"):  # what a kill left in the middle of a write
+            draft.unlink(missing_ok=True)
         run.status("running")
         return run
 
@@ -97,8 +101,11 @@ class Run:
         return torch.Generator(device).manual_seed(seed)
 
     def log(self, **row: Any) -> None:
-        """Add a row to `metrics.jsonl`; it is written when the stage next saves."""
-        self._rows.append(row)
+        """Add a row to `metrics.jsonl`; it is written when the stage next saves.
+
+        Tensors and arrays become lists, and what is not finite becomes `None`, as in the file.
+        """
+        self._rows.append(plain(row))
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -111,16 +118,24 @@ class Run:
         **Arguments:** `name`: unique in the run. `work`: takes the [`Stage`][jostle.lab.runs.Stage]; returns
         tensors, numbers, strings, and lists, tuples and dicts of these.
         **Returns:** what `work` returned: now, or in the run that this one resumes.
+        **Raises:** `JostleError` if the name is taken, if a checkpoint cannot be read, or if the result is of
+        another kind than those above.
         """
-        self._stages += 1
-        stage = Stage(self, name, self.folder / "checkpoints" / f"{self._stages:03d}-{_slug(name)}.pt")
+        if _slug(name) in self._names:
+            raise JostleError(f"the name of a stage must be unique in the run, but {name!r} came twice")
+        self._names.add(_slug(name))
+        stage = Stage(self, name, self.folder / "checkpoints" / f"{_slug(name)}.pt", first=len(self._rows))
         kept = stage._read(stage.path)
         if kept is None:
-            started = time.perf_counter()
             result = work(stage)
-            kept = stage._write(stage.path, result, seconds=time.perf_counter() - started + stage.seconds)
+            kept = stage._write(stage.path, result)
             stage.partial.unlink(missing_ok=True)
         return kept["value"]
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run has taken, with the stages done before it was resumed."""
+        return time.perf_counter() - self._started + self._earlier
 
     @contextmanager
     def progress(self, title: str, total: int | None) -> Iterator[Advance]:
@@ -131,28 +146,28 @@ class Run:
     def say(self, sentence: str) -> None:
         """Print one line for the person who waits; silent when the output is not a terminal."""
         if self.console.is_terminal:
-            self.console.print(sentence)
+            self.console.print(sentence, markup=False)
 
     def figure(self, name: str, figure: "Figure", caption: str) -> None:
-        """Keep a matplotlib figure as SVG and PNG, in the order of the report, and close it."""
-        from matplotlib import pyplot
-
+        """Keep a matplotlib figure as SVG and PNG, in the order of the report; a name kept before is replaced."""
         listing = self.folder / "figures" / "figures.json"
-        figures = [f for f in (read_json(listing) if listing.exists() else []) if f["name"] != name]
-        for suffix in ("svg", "png"):
-            with whole(self.folder / "figures" / f"{_slug(name)}.{suffix}") as draft:
-                figure.savefig(draft, dpi=160, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else {})
-        figures.append({"name": name, "file": f"{_slug(name)}.svg", "caption": caption})
-        write_json(listing, figures)
-        pyplot.close(figure)
+        for suffix, extra in (("svg", {"Date": None}), ("png", {})):
+            # In the house style here too: some of its settings count when a figure is saved.
+            with house_style(), whole(self.folder / "figures" / f"{_slug(name)}.{suffix}") as draft:
+                figure.savefig(draft, dpi=200, bbox_inches="tight", metadata=extra)
+        figures = {f["name"]: f for f in (read_json(listing) if listing.exists() else [])}
+        figures[name] = {"name": name, "file": f"{_slug(name)}.svg", "caption": caption}
+        write_json(listing, list(figures.values()))
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         """Keep tensors as `artifacts/NAME.safetensors`."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         path = self.folder / "artifacts" / f"{name}.safetensors"
+        # clone: safetensors refuses tensors that share memory.
+        whole_tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
         with whole(path) as draft:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, draft)
+            draft.write_bytes(save(whole_tensors))
         return path
 
     def _flush(self) -> None:
@@ -162,11 +177,16 @@ class Run:
 
 @dataclass
 class Stage:
-    """A piece of a run that may be long: it can keep its own state and find it again after a kill."""
+    """A piece of a run that may be long: it can keep its own state and find it again after a kill.
+
+    A checkpoint holds the rows that the stage has logged, so the rows of a resumed run never come twice and
+    are never lost, whatever became of `metrics.jsonl`.
+    """
 
     run: Run
     name: str
     path: Path
+    first: int = 0
     every: float = 5.0
     seconds: float = 0.0
     _saved: float = field(default_factory=time.perf_counter)
@@ -180,10 +200,7 @@ class Stage:
     def load(self) -> Any:
         """The state of the last checkpoint of this stage, or `None` if there is none."""
         kept = self._read(self.partial)
-        if kept is None:
-            return None
-        self.seconds = kept["seconds"]
-        return kept["value"]
+        return None if kept is None else kept["value"]
 
     def save(self, state: Callable[[], Any] | Any) -> None:
         """Keep the stage's state, at most every `every` seconds (a callable is only called when due)."""
@@ -191,31 +208,42 @@ class Stage:
         if now - self._saved < self.every:
             return
         self._saved = now
-        value = state() if callable(state) else state
-        self._write(self.partial, value, seconds=now - self._begun + self.seconds)
+        self._write(self.partial, state() if callable(state) else state)
 
     def _read(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
             return None
         try:
             kept = torch.load(path, weights_only=True)
+            value, rows, seconds = kept["value"], kept["rows"], float(kept["seconds"])
+            rows = [json.loads(row) for row in rows]
         except Exception as error:
             raise JostleError(
                 f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it to redo that stage"
             ) from error
-        del self.run._rows[kept["rows"] :]
-        return kept
+        self.run._rows[self.first :] = rows
+        self.run._earlier += seconds
+        self.seconds = seconds
+        return {"value": value}
 
-    def _write(self, path: Path, value: Any, seconds: float) -> dict[str, Any]:
-        # Rows first: the checkpoint counts them, so rows beyond its count are dropped on resume.
-        self.run._flush()
+    def _write(self, path: Path, value: Any) -> dict[str, Any]:
+        seconds = time.perf_counter() - self._begun + self.seconds
+        rows = [json.dumps(row) for row in self.run._rows[self.first :]]
         buffer = io.BytesIO()
-        torch.save({"value": value, "rows": len(self.run._rows), "seconds": seconds}, buffer)
+        try:
+            torch.save({"value": value, "rows": rows, "seconds": seconds}, buffer)
+            # What is handed on is what a resumed run would read: the two can never differ.
+            buffer.seek(0)
+            kept = torch.load(buffer, weights_only=True)
+        except Exception as error:
+            raise JostleError(
+                f"stage {self.name!r} can keep tensors, numbers, strings, and lists, tuples and dicts of these, "
+                f"but its value was refused: {error}"
+            ) from error
         with whole(path) as draft:
             draft.write_bytes(buffer.getvalue())
-        # What is handed on is what a resumed run would read: the two can never differ.
-        buffer.seek(0)
-        return torch.load(buffer, weights_only=True)
+        self.run._flush()
+        return kept
 
 
 def environment(seed: int) -> dict[str, Any]:
@@ -223,10 +251,10 @@ def environment(seed: int) -> dict[str, Any]:
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["jostle", *sys.argv[1:]]),
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "python": platform.python_version(),
-        "packages": {name: metadata.version(name) for name in _PACKAGES},
+        "packages": {"jostle": __version__, **{name: metadata.version(name) for name in _PACKAGES}},
         "system": platform.platform(terse=True),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -247,14 +275,18 @@ def _processor() -> str:
 def _revision() -> str | None:
     import subprocess
 
+    def git(*words: str) -> str:
+        command = ["git", *words]
+        return subprocess.run(
+            command, cwd=here, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+
+    here = Path(__file__).parent
     try:
-        here = Path(__file__).parent
-        out = subprocess.run(
-            ["git", "describe", "--always", "--dirty"], cwd=here, capture_output=True, text=True, timeout=5
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # else it is somebody else's repository
+        return git("describe", "--always", "--dirty")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return out.stdout.strip() or None
 
 
 def _slug(name: str) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,27 +41,50 @@ class Study:
 
 
 def rebuild(kind: type, record: Mapping[str, Any]) -> Any:
-    """Make a frozen configuration of class `kind` from the JSON object that was written for it.
+    """Make a frozen configuration of class `kind` from a mapping, such as the JSON that was written for it.
 
-    **Raises:** `JostleError` if a field is unknown or missing.
+    **Raises:** `JostleError` if a field is unknown or missing, or its value is of another kind than declared.
     """
     hints = typing.get_type_hints(kind)
-    names = {field.name for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(record) - names):
-        raise JostleError(f"config has no field {unknown[0]!r}; the fields are {', '.join(sorted(names))}")
+    names = [field.name for field in dataclasses.fields(kind)]
+    if unknown := sorted(set(record) - set(names)):
+        raise JostleError(f"config has no field {unknown[0]!r}; the fields are {', '.join(names)}")
+    values = {name: _value(name, hints[name], value) for name, value in record.items()}
     try:
-        return kind(**{name: _value(hints[name], value) for name, value in record.items()})
+        return kind(**values)
     except TypeError as error:
         raise JostleError(f"config is broken: {error}") from error
 
 
-def _value(hint: Any, value: Any) -> Any:
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        # A union of None and one kind, as in `int | None`.
-        return None if value is None else _value(next(a for a in typing.get_args(hint) if a is not type(None)), value)
-    if dataclasses.is_dataclass(hint) and isinstance(hint, type) and isinstance(value, Mapping):
-        return rebuild(hint, value)
-    if typing.get_origin(hint) is tuple and isinstance(value, list):
-        inner = typing.get_args(hint)[0]
-        return tuple(_value(inner, item) for item in value)
-    return value
+def _value(name: str, hint: Any, value: Any) -> Any:
+    origin, inner = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in inner:
+            with suppress(_Unfit):
+                return _value(name, option, value)
+    elif origin is typing.Literal:
+        if value in inner:
+            return value
+    elif origin is tuple:
+        if isinstance(value, list | tuple):
+            if len(inner) == 2 and inner[1] is ...:
+                inner = (inner[0],) * len(value)
+            if len(inner) == len(value):
+                return tuple(_value(name, one, item) for one, item in zip(inner, value, strict=True))
+    elif dataclasses.is_dataclass(hint) and isinstance(hint, type):
+        if isinstance(value, Mapping):
+            return rebuild(hint, value)
+    elif hint is float:
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            return value
+    elif hint in (int, str, bool, type(None)):
+        if type(value) is hint:
+            return value
+    else:
+        return value
+    wanted = getattr(hint, "__name__", None) if origin is None else None
+    raise _Unfit(f"config field {name!r} must be {wanted or hint}, but {value!r} came")
+
+
+class _Unfit(JostleError):
+    """A value of another kind than its field declares."""

@@ -7,17 +7,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jostle.lab.style import COLOURS, figure, house_style
+from jostle.lab.style import COLOURS, SEQUENTIAL, figure, house_style, picture
 from jostle.universal.perturbation import UniversalPerturbation, spectrum
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-def picture(image: Float[Tensor, "channels height width"]) -> Any:
-    """An image for matplotlib: height, width, and colours if it has three."""
-    image = image.clamp(0, 1)
-    return image[0].numpy() if len(image) == 1 else image[:3].permute(1, 2, 0).numpy()
 
 
 def show(perturbation: UniversalPerturbation) -> "Figure":
@@ -30,13 +24,12 @@ def show(perturbation: UniversalPerturbation) -> "Figure":
     radius = float(delta.abs().max())
     with house_style():
         fig, (left, right) = figure(1, 2, (6.4, 3.2))
-        left.imshow(picture(0.5 + delta[0] / (2 * max(radius, 1e-12))))
-        left.set_title(f"perturbation, ±{radius * 255:.0f}/255 stretched to full contrast")
-        left.set_axis_off()
+        stretched = 0.5 + delta[0] / (2 * max(radius, 1e-12))
+        picture(left, stretched, f"±{radius * 255:.0f}/255, stretched to full contrast")
         height, width = delta.shape[2:]
         power = spectrum(delta).clamp_min(1e-12).log10()
         extent = (-0.5, 0.5, -0.5, 0.5)
-        seen = right.imshow(power.numpy(), cmap="cividis", extent=extent, origin="lower", aspect=height / width)
+        seen = right.imshow(power.numpy(), cmap=SEQUENTIAL, extent=extent, origin="lower", aspect=height / width)
         right.set_title("power spectrum")
         right.set_xlabel("horizontal frequency (cycles/pixel)")
         right.set_ylabel("vertical frequency (cycles/pixel)")
@@ -54,10 +47,8 @@ def before_after(
         for column in range(len(images)):
             for row, (shown, label) in enumerate(((images, before), (perturbed, after))):
                 axis = axes[row][column]
-                axis.imshow(picture(shown[column]))
-                axis.set_axis_off()
-                colour = COLOURS["blue"] if row == 0 else COLOURS["vermillion"]
-                axis.set_title(_wrap(label[column]), color=colour)
+                picture(axis, shown[column].clamp(0, 1))
+                axis.set_title(_wrap(label[column]), color=COLOURS["blue" if row == 0 else "vermillion"])
         fig.suptitle("what the network sees: clean (above) and perturbed (below)")
     return fig
 
@@ -163,7 +154,7 @@ def transfer_map(matrix: Mapping[str, Mapping[str, float]]) -> "Figure":
     grid = torch.tensor([[100 * matrix[m][p] for p in perturbations] for m in models])
     with house_style():
         fig, axis = figure(1, 1, (1.6 + 1.1 * len(perturbations), 1.4 + 0.6 * len(models)))
-        axis.imshow(grid.numpy(), cmap="cividis", vmin=0, vmax=100, aspect="auto")
+        axis.imshow(grid.numpy(), cmap=SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
         for i in range(len(models)):
             for j in range(len(perturbations)):
                 value = float(grid[i, j])

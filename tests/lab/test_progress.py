@@ -1,0 +1,26 @@
+"""A bar for people who watch, and silence for everybody else."""
+
+from io import StringIO
+
+from rich.console import Console
+
+from jostle.lab.progress import track
+
+
+def _shown(terminal: bool) -> str:
+    console = Console(file=StringIO(), force_terminal=terminal, width=100)
+    with track("crafting [images]", None, console) as advance:
+        advance("fooling 12 %", total=4)
+        advance("fooling [all] 40 %", steps=2)
+    return console.file.getvalue()
+
+
+def test_silent_when_the_output_is_not_a_terminal():
+    assert _shown(False) == ""
+
+
+def test_a_terminal_shows_title_count_and_the_latest_figure():
+    shown = _shown(True)
+    assert "crafting [images]" in shown
+    assert "3/4" in shown
+    assert "fooling [all] 40 %" in shown

@@ -1,0 +1,162 @@
+"""Studies are started and taken up again; everything wrong is a sentence."""
+
+import json
+
+import pytest
+
+from jostle import lab
+from jostle.core.errors import JostleError
+from jostle.files import read_json, write_json
+from jostle.lab.study import Study
+
+
+def test_a_run_leaves_all_its_files(toy, tmp_path):
+    run = lab.run("toy", root=tmp_path, steps=7, layers=(1, 2, 3))
+    assert read_json(run.folder / "status.json") == {"state": "finished", "message": ""}
+    assert read_json(run.folder / "config.json")["config"]["layers"] == [1, 2, 3]
+    result = read_json(run.folder / "result.json")
+    assert result["study"] == "toy" and result["seconds"] > 0
+    assert len(result["metrics"]["end"]["x"]) == 3 and result["metrics"]["infinite"] is None
+    assert [claim["verdict"] for claim in read_json(run.folder / "claims.json")] == [
+        "holds",
+        "fails",
+        "not-tested",
+    ]
+    assert len((run.folder / "metrics.jsonl").read_text().splitlines()) == 5 + 1 + 7
+    assert "Damped response" in (run.folder / "report.html").read_text(encoding="utf-8")
+
+
+def test_the_root_comes_from_the_environment(toy, tmp_path, monkeypatch):
+    monkeypatch.setenv("JOSTLE_RUNS", str(tmp_path / "elsewhere"))
+    assert lab.run("toy", steps=1).folder.parent == tmp_path / "elsewhere" / "toy"
+
+
+def test_a_failed_run_says_so_and_goes_on_where_it_stopped(toy, tmp_path, monkeypatch):
+    with pytest.raises(ArithmeticError):
+        lab.run("toy", root=tmp_path, fail=True)
+    folder = next((tmp_path / "toy").iterdir())
+    assert read_json(folder / "status.json") == {
+        "state": "failed",
+        "message": "ArithmeticError: the toy broke",
+    }
+    assert "the toy broke" in (folder / "error.txt").read_text()
+    assert "This run failed: ArithmeticError: the toy broke" in (folder / "report.html").read_text(
+        encoding="utf-8"
+    )
+    record = read_json(folder / "config.json")
+    record["config"]["fail"] = False
+    write_json(folder / "config.json", record)
+    whole = lab.run("toy", root=tmp_path / "whole")
+    resumed = lab.resume(folder)
+    assert (folder / "metrics.jsonl").read_text() == (whole.folder / "metrics.jsonl").read_text()
+    assert resumed.rows == whole.rows
+    assert not (folder / "error.txt").exists()
+    assert "This run failed" not in (folder / "report.html").read_text(encoding="utf-8")
+
+
+def _replace(toy, monkeypatch, run):
+    import sys
+
+    study = Study("toy", toy.STUDY.presets, run, toy.CLAIMS)
+    monkeypatch.setattr(sys.modules["jostle.toy.study"], "STUDY", study)
+
+
+def test_an_interrupted_run_says_so_and_can_be_resumed(toy, tmp_path, monkeypatch):
+    def interrupted(config, run):
+        raise KeyboardInterrupt
+
+    _replace(toy, monkeypatch, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run("toy", root=tmp_path)
+    folder = next((tmp_path / "toy").iterdir())
+    assert read_json(folder / "status.json") == {"state": "interrupted", "message": "stopped by hand"}
+    assert "was interrupted" in (folder / "report.html").read_text(encoding="utf-8")
+    _replace(toy, monkeypatch, toy.run)
+    assert read_json(lab.resume(folder).folder / "status.json")["state"] == "finished"
+
+
+def test_a_claim_that_cannot_be_judged_fails_the_run_with_a_word(toy, tmp_path, monkeypatch):
+    _replace(toy, monkeypatch, lambda config, run: {})
+    with pytest.raises(KeyError):
+        lab.run("toy", root=tmp_path)
+    folder = next((tmp_path / "toy").iterdir())
+    assert read_json(folder / "status.json")["message"] == "KeyError: 'end'"
+
+
+def test_a_run_cut_off_before_its_page_gets_it(toy, tmp_path):
+    folder = lab.run("toy", root=tmp_path, steps=2).folder
+    before = (folder / "result.json").read_bytes()
+    (folder / "report.html").unlink()
+    write_json(folder / "status.json", {"state": "running", "message": ""})
+    lab.resume(folder)
+    assert (folder / "report.html").exists()
+    assert read_json(folder / "status.json")["state"] == "finished"
+    assert (folder / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("call", "sentence"),
+    [
+        (lambda root: lab.run("toi", root=root), "method must be one of universal.*, but 'toi' came"),
+        (
+            lambda root: lab.run("toy", "huge", root=root),
+            "preset must be one of quick, paper for toy, but 'huge' came",
+        ),
+        (
+            lambda root: lab.run("toy", root=root, step=3),
+            "toy has no setting 'step'; its settings are steps, rate",
+        ),
+        (lambda root: lab.run("toy", root=root, steps="3"), "config field 'steps' must be int, but '3' came"),
+        (lambda root: lab.run("toy", root=root, seed=True), "config field 'seed' must be int, but True came"),
+        (
+            lambda root: lab.run("toy", root=root, layers=(1, "b")),
+            "config field 'layers' must be int, but 'b' came",
+        ),
+        (
+            lambda root: lab.run("toy", root=root, limit=0.5),
+            r"config field 'limit' must be int \| None, but 0.5 came",
+        ),
+        (lambda root: lab.resume(root), "is not a run folder: it has no config.json"),
+    ],
+)
+def test_wrong_requests_are_sentences_and_leave_nothing(toy, tmp_path, call, sentence):
+    with pytest.raises(JostleError, match=sentence):
+        call(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_finished_run_is_not_resumed(toy, tmp_path):
+    folder = lab.run("toy", root=tmp_path, steps=1).folder
+    with pytest.raises(JostleError, match="is finished: there is nothing to resume"):
+        lab.resume(folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ('{"study": "toy", ', "is not valid JSON"),
+        ("[]", "is not a run's configuration"),
+        ('{"study": "toy", "preset": "quick"}', "is not a run's configuration"),
+        ('{"study": "toy", "preset": "quick", "config": 3}', "is not a run's configuration"),
+        ('{"study": "toi", "preset": "quick", "config": {}}', "method must be one of"),
+        ('{"study": "toy", "preset": "quick", "config": {"stepp": 3}}', "config has no field 'stepp'"),
+        (
+            '{"study": "toy", "preset": "quick", "config": {"nudge": {"radius": "x"}}}',
+            "'radius' must be float",
+        ),
+        ('{"study": "toy", "preset": "quick", "config": {"nudge": [1]}}', "'nudge' must be Nudge"),
+    ],
+)
+def test_a_broken_configuration_is_a_sentence(toy, tmp_path, text, sentence):
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(JostleError, match=sentence):
+        lab.resume(tmp_path)
+
+
+def test_a_configuration_comes_back_from_its_json_as_it_was(toy):
+    from dataclasses import asdict, replace
+
+    from jostle.lab.study import rebuild
+
+    config = replace(toy.Config(), layers=(7,), limit=4, nudge=toy.Nudge(0.5, "L2"), rate=1)
+    assert rebuild(toy.Config, json.loads(json.dumps(asdict(config)))) == config
