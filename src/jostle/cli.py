@@ -4,6 +4,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
+import typing
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -146,6 +147,8 @@ def _verb(key: str, words: list[str], out: Console) -> int:
     if name not in verbs:
         raise JostleError(f"{key} has no verb {name!r}; its verbs are {', '.join(verbs)}")
     target, rest = _take(rest, "--out")
+    if target is not None:
+        _check_target(verbs[name], Path(target))
     options = options_of(verbs[name])
     given = _parse(options.kind, rest, f"jostle {key} {name}")
     with track(f"{key} {name}", None) as advance:
@@ -231,6 +234,16 @@ def _flat(numbers: Mapping[str, Any], before: str = "") -> Any:
             yield label, value
 
 
+def _check_target(function: Callable[..., Any], path: Path) -> None:
+    """Before the work, not after it: where its result cannot go."""
+    made = typing.get_type_hints(inspect.unwrap(function)).get("return")
+    suffix = getattr(made, "suffix", ".json")
+    if not hasattr(made, "savefig") and path.suffix != suffix:
+        raise JostleError(f"out must end in {suffix} for this verb, but {path.name} came")
+    if not path.absolute().parent.is_dir():
+        raise JostleError(f"out names a folder that does not exist: {path.absolute().parent}")
+
+
 def _keep(result: Any, path: Path) -> None:
     from jostle.files import whole
 
@@ -240,8 +253,6 @@ def _keep(result: Any, path: Path) -> None:
     elif hasattr(result, "save"):
         result.save(path)
     else:
-        if path.suffix != ".json":
-            raise JostleError(f"out must end in .json for this verb, but {path.name} came")
         write_json(path, _numbers(result))
 
 

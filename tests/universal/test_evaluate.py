@@ -61,7 +61,7 @@ def test_the_last_batch_counts(images):
 def test_transfer_has_a_row_a_model(images):
     delta = torch.full((1, 1, 2, 2), 0.2)
     with pytest.warns(UserWarning, match="same class"):
-        matrix = transfer({"a": Threshold(), "b": Constant()}, {"d": delta}, images)
+        matrix = transfer({"a": Threshold(), "b": Constant()}, {"d": UniversalPerturbation(delta)}, images)
     assert matrix["a"]["d"].rate > 0 and matrix["b"]["d"].rate == 0
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,9 @@ from jostle.core.statistics import wilson
 from jostle.core.taps import frozen
 from jostle.universal.perturbation import UniversalPerturbation, perturb
 from jostle.universal.score import BATCH, image_batches, predict
+from jostle.zoo import Images
 
-Perturbations = Mapping[str, Any]
+Perturbations = Mapping[str, UniversalPerturbation | Tensor]
 Progress = Callable[[int, int, str], None]
 
 
@@ -74,7 +75,7 @@ class Fooling:
 def evaluate(
     model: nn.Module,
     perturbations: UniversalPerturbation | Tensor | Perturbations,
-    data: Any,
+    data: Images | Tensor | Iterable[Any],
     *,
     clamp: bool = True,
     bits: int | None = None,
@@ -125,7 +126,10 @@ def fooling_rate(model: nn.Module, data: Any, delta: Tensor | UniversalPerturbat
 
 
 def transfer(
-    models: Mapping[str, nn.Module], perturbations: Perturbations, data: Any, callback: Progress | None = None
+    models: Mapping[str, nn.Module],
+    perturbations: Mapping[str, UniversalPerturbation],
+    data: Images | Tensor | Iterable[Any],
+    callback: Progress | None = None,
 ) -> dict[str, dict[str, Fooling]]:
     """The cross-model matrix: how each perturbation fools each model.
 

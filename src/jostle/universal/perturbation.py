@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +32,8 @@ class UniversalPerturbation:
     record: Mapping[str, Any] = field(default_factory=dict)
     history: Sequence[Mapping[str, Any]] = ()
 
+    suffix: ClassVar[str] = ".safetensors"
+
     def apply(
         self,
         images: Float[Tensor, "batch channels h w"],
@@ -54,7 +56,7 @@ class UniversalPerturbation:
         from safetensors.torch import save_file
 
         path = Path(path)
-        require(path.suffix == ".safetensors", f"path must end in .safetensors, but {path.name} came")
+        require(path.suffix == self.suffix, f"path must end in {self.suffix}, but {path.name} came")
         note = json.dumps({"record": dict(self.record), "history": [dict(row) for row in self.history]})
         with whole(path) as draft:
             save_file({"delta": self.delta.detach().cpu().contiguous()}, draft, metadata={"jostle": note})

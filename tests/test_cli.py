@@ -1,0 +1,138 @@
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+import torch
+from jostle.cli import main
+from jostle.cli_types import options_of
+from jostle.core.errors import JostleError
+from PIL import Image
+from safetensors.torch import load_file
+
+NET = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 3))
+    net.input_shape = (3, 32, 32)
+    return net.eval()
+
+def not_a_net():
+    return 3
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A user's folder: a network of his own and a few pictures."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mynet.py").write_text(NET)
+    generator = torch.Generator().manual_seed(0)
+    for kind in ("cat", "dog"):
+        for i in range(3):
+            (tmp_path / "photos" / kind).mkdir(parents=True, exist_ok=True)
+            pixels = (torch.rand(40, 50, 3, generator=generator) * 255).byte().numpy()
+            Image.fromarray(pixels).save(tmp_path / "photos" / kind / f"{i}.png")
+    return tmp_path
+
+
+def said(capsys, *words: str) -> tuple[int, str, str]:
+    code = main(words)
+    out = capsys.readouterr()
+    return code, " ".join(out.out.split()), " ".join(out.err.split())
+
+
+def test_it_tells_what_there_is(capsys):
+    code, out, _ = said(capsys)
+    assert code == 0 and "jostle run METHOD" in out and "universal" in out
+    code, out, _ = said(capsys, "list")
+    assert code == 0 and "1801.08092" in out
+    code, out, _ = said(capsys, "zoo")
+    assert code == 0 and "efficientnet-lite0" in out and "photographs" in out
+    code, out, _ = said(capsys, "universal")
+    assert code == 0 and "jostle universal craft" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["nothing"], "method must be one of"),
+        (["list", "more"], "list takes no 'more'"),
+        (["run"], "run needs a method"),
+        (["run", "universal", "--preset", "huge"], "preset must be one of quick, gpu, paper"),
+        (["run", "--resume", "nowhere"], "not a run folder"),
+        (["run", "universal", "--preset"], "--preset needs a value"),
+        (["report", "nowhere"], "not a run folder"),
+        (["universal", "fly"], "universal has no verb 'fly'"),
+        (["universal", "craft", "--model", "efficientnet-lite9"], "model must be"),
+        (["universal", "craft", "--model", "absent.py:build"], "does not exist"),
+        (["universal", "craft", "--model", "mynet.py:not_a_net"], "must return"),
+        (["universal", "craft", "--model", "mynet.py:build", "--budget.radius", "10"], "0-255 units"),
+        (["universal", "craft", "--model", "mynet.py:build", "--prior", "snow"], "prior must be"),
+        (["universal", "evaluate", "--model", "mynet.py:build", "--perturbations", "no.safetensors", "--data", "photos"], "exist"),
+        (["universal", "craft", "--model", "mynet.py:build", "--out", "delta.npz"], "must end in .safetensors"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_a_code(own, capsys, words, sentence):
+    code, _, err = said(capsys, *words)
+    assert code != 0 and sentence in err and "Traceback" not in err
+
+
+def test_an_unknown_option_fails_without_a_traceback(own):
+    done = subprocess.run(
+        [sys.executable, "-m", "jostle", "universal", "craft", "--model", "mynet.py:build", "--eps", "1"],
+        capture_output=True, text=True, cwd=own, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr and "--eps" in done.stdout + done.stderr
+
+
+@pytest.mark.filterwarnings("ignore:the model gives every clean image")  # random weights
+def test_a_users_network_and_pictures_from_craft_to_evaluation(own, capsys):
+    code, out, _ = said(
+        capsys, "universal", "craft", "--model", "mynet.py:build", "--budget.radius", "0.1", "--steps", "5",
+        "--seed", "3", "--out", "uap.safetensors",
+    )  # fmt: skip
+    assert code == 0 and "written: uap.safetensors" in out
+    delta = load_file(own / "uap.safetensors")["delta"]
+    assert delta.shape == (1, 3, 32, 32) and float(delta.abs().max()) <= 0.1 + 1e-7
+    code, out, _ = said(
+        capsys, "universal", "evaluate", "--model", "mynet.py:build", "--perturbations", "uap.safetensors",
+        "--data", "photos", "--out", "found.json",
+    )  # fmt: skip
+    assert code == 0
+    found = json.loads((own / "found.json").read_text())["delta"]
+    assert found["count"] == 6 and 0 <= found["rate"] <= 1
+
+
+def test_the_same_seed_gives_the_same_file(own, capsys):
+    for name in ("a", "b"):
+        said(capsys, "universal", "craft", "--model", "mynet.py:build", "--steps", "3", "--out", f"{name}.safetensors")
+    assert torch.equal(load_file(own / "a.safetensors")["delta"], load_file(own / "b.safetensors")["delta"])
+
+
+@dataclass(frozen=True)
+class Size:
+    side: int = 3
+    label: str = "small"
+
+
+def test_options_follow_the_types():
+    def area(scale: float, size: Size = Size(), hidden: torch.Tensor | None = None, fine: bool = False) -> float:  # noqa: B008
+        return scale * size.side**2
+
+    made = options_of(area)
+    given = made.kind(scale=2.0)
+    assert made.call(given, lambda done, total, figure: None) == 18.0
+    assert {field for field in made.kind.__dataclass_fields__} == {"scale", "size", "fine"}
+
+
+def test_what_cannot_be_typed_is_said():
+    def needs(tensor: torch.Tensor) -> None:
+        pass
+
+    with pytest.raises(JostleError, match="needs needs tensor"):
+        options_of(needs)
