@@ -85,6 +85,9 @@ class Budget(ABC):
             groups(leaves, self.scope), self._boxes(leaves, x), scale, strict=True
         ):
             parts.append((self._radius_column(group, x, bounds), bounds, factor))
+        if isinstance(u, Tensor) and u.dtype not in _LOW:
+            ((radius, (lo, hi), factor),) = parts
+            return lambda tree: self._project(to_rows([tree], self.scope), radius, lo, hi, factor).reshape(tree.shape)
 
         def project(tree: Tree) -> Tree:
             out: list[Tensor] = []
