@@ -33,7 +33,9 @@ PACKAGES = ("jostle", "torch", "torchattacks", "foolbox", "adversarial-robustnes
 
 def engine(fast: bool = False) -> None:
     """PGD time a step, and the projection on the L1 ball."""
-    print("PGD, CPU milliseconds a step (ratio to jostle: above 1, jostle is faster; largest difference of results)\n")
+    print(
+        "PGD, CPU milliseconds a step (ratio to jostle: above 1, jostle is faster; largest difference of results)\n"
+    )
     torch.manual_seed(0)
     small, large = small_cnn().eval(), efficientnet().eval()
     cases = [
@@ -67,7 +69,9 @@ def compare(title: str, contestants: dict[str, Attack], steps: int, turns: int) 
         ratio = statistics.median(times[name]) / statistics.median(times["jostle"])
         gap = (results[name] - results["jostle"]).abs().max().item()
         middle, least = statistics.median(times[name]), min(times[name])
-        print(f"  {name:24s} {middle:10.3f}  (least {least:10.3f})   ratio {ratio:7.3f}   difference {gap:.1e}")
+        print(
+            f"  {name:24s} {middle:10.3f}  (least {least:10.3f})   ratio {ratio:7.3f}   difference {gap:.1e}"
+        )
 
 
 def attacks(model: nn.Module, shape: tuple[int, ...], norm: str) -> dict[str, Attack]:
@@ -180,12 +184,16 @@ def efficientnet() -> nn.Module:
 
 
 def _processor() -> str:
-    names = (line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name"))
+    names = (
+        line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")
+    )
     return next(names, platform.machine()) if platform.system() == "Linux" else platform.processor()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=("engine",))
     parser.add_argument("--fast", action="store_true", help="leave out the batch of 64 photographs")
     options = parser.parse_args()

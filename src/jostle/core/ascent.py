@@ -93,7 +93,9 @@ class Ascent:
         """Evaluate the objective at `u`, then move `u` by one step of the rule."""
         leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(self.u)]
         value = self.objective(like(self.u, leaves))
-        require(value.requires_grad, "objective must depend on the perturbation, but it has no gradient there")
+        require(
+            value.requires_grad, "objective must depend on the perturbation, but it has no gradient there"
+        )
         # Summed, not averaged: a sample's step must not depend on who else is in the batch.
         total = value.sum() if value.ndim else value
         grads = torch.autograd.grad(total, leaves, materialize_grads=True)

@@ -87,7 +87,9 @@ class Budget(ABC):
             parts.append((self._radius_column(group, x, bounds), bounds, factor))
         if isinstance(u, Tensor) and u.dtype not in _LOW:
             ((radius, (lo, hi), factor),) = parts
-            return lambda tree: self._project(to_rows([tree], self.scope), radius, lo, hi, factor).reshape(tree.shape)
+            return lambda tree: self._project(to_rows([tree], self.scope), radius, lo, hi, factor).reshape(
+                tree.shape
+            )
 
         def project(tree: Tree) -> Tree:
             out: list[Tensor] = []
@@ -125,7 +127,9 @@ class Budget(ABC):
             split = groups(leaves_of(g), self.scope)
             places = split if u is None else groups(leaves_of(u), self.scope)
             out: list[Tensor] = []
-            for group, place, box, factor in zip(split, places, boxes or [None] * len(split), factors, strict=True):
+            for group, place, box, factor in zip(
+                split, places, boxes or [None] * len(split), factors, strict=True
+            ):
                 rows = _wide(to_rows(group, self.scope))
                 at = None if box is None or u is None else _wide(to_rows(place, self.scope))
                 out += from_rows(self._steepest(rows, factor, at, box), group, self.scope)
@@ -309,7 +313,9 @@ class Linf(Budget):
             return super()._stepper(leaves, boxes)
         return lambda g, u: like(g, [leaf.sign() for leaf in leaves_of(g)])
 
-    def _project(self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None) -> Tensor:
+    def _project(
+        self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None
+    ) -> Tensor:
         return projections.linf(u, radius.to(u.dtype), lo, hi, scale)
 
     def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box | None) -> Tensor:
