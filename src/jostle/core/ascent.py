@@ -1,5 +1,6 @@
 """The one projected-ascent engine: push a perturbation to where an objective is largest within its budget."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,8 +34,9 @@ class NonFiniteGradient(JostleError, ArithmeticError):
 class AscentResult:
     """What an ascent found.
 
-    `delta`: the perturbation. `value`: the objective there, one a sample. `trace`: the objective at each
-    iterate, shape `(steps, samples)`, of the last start. `steps`: steps run. `evaluations`: forward passes.
+    `delta`: the perturbation. `value`: the objective there, one a sample; with `select="last"`, which saves a
+    forward pass, it is the objective one step before. `trace`: the objective at each iterate that was stepped
+    from, shape `(steps, samples)`, of the last start. `steps`: steps run. `evaluations`: forward passes.
     """
 
     delta: Tree
@@ -53,6 +55,7 @@ class Ascent:
     **Arguments:** `objective`: see [`ascend`][jostle.core.ascent.ascend]. `start`: the first perturbation.
     `budget`, `rule`, `x`, `maximise`: as there. `steps`: how many are planned; some rules scale with it.
 
+    >>> import torch
     >>> from jostle import Linf
     >>> run = Ascent(lambda u: u.sum(), torch.zeros(2), Linf(1.0, scope="tensor"), steps=4)
     >>> for _ in range(4):
@@ -76,8 +79,7 @@ class Ascent:
         require(steps >= 1, f"steps must be at least 1, but {steps} came")
         self.objective, self.budget, self.rule = objective, budget, rule or Steepest()
         self.steps, self.maximise, self.track = steps, maximise, track
-        self._x = x
-        self._project = budget.projector(start, x)
+        self._project, self._steepest = budget.projector(start, x), budget.stepper(start, x)
         self.u: Tree = self._project(like(start, [leaf.detach() for leaf in leaves_of(start)]))
         self.t = 0
         self.evaluations = 0
@@ -91,8 +93,12 @@ class Ascent:
         """Evaluate the objective at `u`, then move `u` by one step of the rule."""
         leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(self.u)]
         value = self.objective(like(self.u, leaves))
+        require(
+            value.requires_grad, "objective must depend on the perturbation, but it has no gradient there"
+        )
         # Summed, not averaged: a sample's step must not depend on who else is in the batch.
-        grads = torch.autograd.grad(value.sum(), leaves)
+        total = value.sum() if value.ndim else value
+        grads = torch.autograd.grad(total, leaves, materialize_grads=True)
         self.evaluations += 1
         self._check(grads)
         if not self.maximise:
@@ -113,12 +119,12 @@ class Ascent:
         """Project a perturbation on the budget, around the same `x`."""
         return self._project(u)
 
-    def steepest(self, grad: Tree) -> Tree:
-        """The budget's steepest unit step at the present iterate."""
-        return self.budget.steepest(grad, self.u, self._x)
+    def steepest(self, grad: Tree, at: Tree | None = None) -> Tree:
+        """The budget's steepest unit step along a gradient, at the present iterate or another."""
+        return self._steepest(grad, self.u if at is None else at)
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later process needs to go on with the same numbers."""
+        """All that a later process needs to go on with the same numbers; later steps do not change it."""
         return {
             "t": self.t,
             "evaluations": self.evaluations,
@@ -126,19 +132,25 @@ class Ascent:
             "best_u": leaves_of(self.best_u),
             "best_value": self.best_value,
             "value": self.value,
-            "state": self.state,
+            "state": dict(self.state),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take up the ascent where `state_dict` was called."""
         self.t, self.evaluations = state["t"], state["evaluations"]
         self.best_u, self.u = like(self.u, state["best_u"]), like(self.u, state["u"])
-        self.best_value, self.value, self.state = state["best_value"], state["value"], state["state"]
+        self.best_value, self.value, self.state = state["best_value"], state["value"], dict(state["state"])
 
     def _score(self, value: Tensor) -> None:
         self.value = value
         if not self.track:
             return
+        first = leaves_of(self.u)[0]
+        require(
+            len(value) in (1, first.shape[0] if first.ndim else 1),
+            f"objective must give one number, or one a row of the perturbation's {tuple(first.shape)}, but "
+            f"{len(value)} came",
+        )
         score = value if self.maximise else -value
         if self.best_value is None:
             self.best_value, self.best_u = value, self.u
@@ -154,18 +166,23 @@ class Ascent:
         self.best_u = like(self.u, [torch.where(per_row(better, new), new, old) for new, old in pairs])
 
     def _check(self, grads: tuple[Tensor, ...]) -> None:
-        size = sum(float(torch.linalg.vector_norm(grad, ord=1)) for grad in grads)
-        if size == 0.0 and not self._warned:
+        # One cheap sum tells whether there is anything to look at: it cannot hide NaN or infinity.
+        total = grads[0].sum()
+        for grad in grads[1:]:
+            total = total + grad.sum()
+        size = float(total)
+        if math.isfinite(size) and size != 0.0:
+            return
+        bad = sum(int((~torch.isfinite(grad)).sum()) for grad in grads)
+        if bad:
+            raise NonFiniteGradient(self.t, bad / sum(grad.numel() for grad in grads))
+        if not self._warned and not any(bool(grad.any()) for grad in grads):
             self._warned = True
             warnings.warn(
                 f"the objective's gradient is zero everywhere at step {self.t}: dead taps, gradient masking or a "
-                "saturated softmax; the perturbation stays where it is",
+                "saturated softmax; without one the perturbation stays where it is",
                 stacklevel=3,
             )
-        if not size < float("inf"):  # NaN too
-            bad = sum(int((~torch.isfinite(grad)).sum()) for grad in grads)
-            if bad:
-                raise NonFiniteGradient(self.t, bad / sum(grad.numel() for grad in grads))
 
 
 def ascend(
@@ -199,6 +216,7 @@ def ascend(
     **Returns:** [`AscentResult`][jostle.core.ascent.AscentResult].
     **Raises:** `NonFiniteGradient`; `JostleError` for settings out of range.
 
+    >>> import torch
     >>> from jostle import Linf
     >>> x = torch.tensor([[0.2, 0.9]])
     >>> ascend(lambda u: (x + u).sum(1), torch.zeros(1, 2), Linf(0.3, upper=1.0), steps=5, x=x).delta
@@ -241,6 +259,8 @@ def ascend(
             pairs = zip(leaves_of(found), leaves_of(best_u), strict=True)
             best_u = like(found, [torch.where(per_row(better, new), new, old) for new, old in pairs])
             best_value = torch.where(better, value, best_value)
+        if stop is not None and bool(stop(best_value).all()):
+            break
     assert best_value is not None
     return AscentResult(best_u, best_value, torch.stack(trace), total, evaluations)
 

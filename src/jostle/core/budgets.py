@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jostle.core import projections
+from jostle.core.columns import at_least, cast, length
 from jostle.core.errors import JostleError, require
 from jostle.core.trees import Scope, Tree, from_rows, groups, leaves_of, like, to_rows
 
@@ -33,6 +34,7 @@ class Budget(ABC):
     is `radius * ||x||`.
     **Raises:** `JostleError` if the radius or the scale is negative or NaN, or the box is empty.
 
+    >>> import torch
     >>> from jostle import Linf
     >>> Linf(0.1, lower=0.0, upper=1.0).project(torch.tensor([[0.5, -0.5]]), x=torch.tensor([[0.95, 0.02]]))
     tensor([[ 0.0500, -0.0200]])
@@ -83,6 +85,11 @@ class Budget(ABC):
             groups(leaves, self.scope), self._boxes(leaves, x), scale, strict=True
         ):
             parts.append((self._radius_column(group, x, bounds), bounds, factor))
+        if isinstance(u, Tensor) and u.dtype not in _LOW:
+            ((radius, (lo, hi), factor),) = parts
+            return lambda tree: self._project(to_rows([tree], self.scope), radius, lo, hi, factor).reshape(
+                tree.shape
+            )
 
         def project(tree: Tree) -> Tree:
             out: list[Tensor] = []
@@ -104,17 +111,31 @@ class Budget(ABC):
         **Arguments:** `g`: the gradient. `u`, `x`: where it was taken; only `L1` uses them, to pass over
         coordinates that the box holds.
         """
-        leaves = leaves_of(g)
-        here = leaves_of(u) if u is not None else leaves
-        boxes = self._boxes(here, x) if u is not None else [(None, None)] * len(groups(leaves, self.scope))
-        out: list[Tensor] = []
-        for group, place, box, factor in zip(
-            groups(leaves, self.scope), groups(here, self.scope), boxes, self._scale_rows(leaves), strict=True
-        ):
-            rows = _wide(to_rows(group, self.scope))
-            at = _wide(to_rows(place, self.scope)) if u is not None else None
-            out += from_rows(self._steepest(rows, factor, at, box), group, self.scope)
-        return like(g, out)
+        if u is None:
+            return self._stepper(leaves_of(g), None)(g, None)
+        return self.stepper(u, x)(g, u)
+
+    def stepper(self, u: Tree, x: Tree | None = None) -> Callable[[Tree, Tree | None], Tree]:
+        """A function `(g, u) -> steepest(g, u, x)`, with all that depends on `x` done once."""
+        leaves = leaves_of(u)
+        return self._stepper(leaves, self._boxes(leaves, x) if self._step_reads_box else None)
+
+    def _stepper(self, leaves: list[Tensor], boxes: list[Box] | None) -> Callable[[Tree, Tree | None], Tree]:
+        factors = self._scale_rows(leaves)
+
+        def step(g: Tree, u: Tree | None) -> Tree:
+            split = groups(leaves_of(g), self.scope)
+            places = split if u is None else groups(leaves_of(u), self.scope)
+            out: list[Tensor] = []
+            for group, place, box, factor in zip(
+                split, places, boxes or [None] * len(split), factors, strict=True
+            ):
+                rows = _wide(to_rows(group, self.scope))
+                at = None if box is None or u is None else _wide(to_rows(place, self.scope))
+                out += from_rows(self._steepest(rows, factor, at, box), group, self.scope)
+            return like(g, out)
+
+        return step
 
     def sample(self, template: Tree, generator: torch.Generator, x: Tree | None = None) -> Tree:
         """A perturbation drawn uniformly from the ball, then projected on the box.
@@ -173,6 +194,7 @@ class Budget(ABC):
     # What a norm has to say -------------------------------------------------------------------------------
 
     _order: ClassVar[float]
+    _step_reads_box: ClassVar[bool] = False
 
     @abstractmethod
     def _project(
@@ -181,7 +203,7 @@ class Budget(ABC):
         """Project the rows of `u`."""
 
     @abstractmethod
-    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box) -> Tensor:
+    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box | None) -> Tensor:
         """The steepest unit step for the rows of `g`."""
 
     @abstractmethod
@@ -226,6 +248,10 @@ class Budget(ABC):
         if self.lower is None and self.upper is None:
             return [(None, None)] * len(split)
         base = [torch.zeros_like(leaf) for leaf in leaves] if x is None else leaves_of(x)
+        require(
+            len(base) == len(leaves),
+            f"x must hold as many tensors as the perturbation's {len(leaves)}, but {len(base)} came",
+        )
         lo = self._bound(self.lower, base, leaves, -1.0)
         hi = self._bound(self.upper, base, leaves, 1.0)
         empty: list[Tensor | None] = [None] * len(split)
@@ -259,6 +285,7 @@ class Budget(ABC):
 class Linf(Budget):
     """No entry moves by more than `radius`; see [`Budget`][jostle.core.budgets.Budget].
 
+    >>> import torch
     >>> Linf(0.5).steepest(torch.tensor([[2.0, -0.1, 0.0]]))
     tensor([[ 1., -1.,  0.]])
     """
@@ -281,12 +308,17 @@ class Linf(Budget):
         low = (-full if lo is None else torch.maximum(-full, lo)).reshape(u.shape)
         return lambda tree: torch.clamp(tree, low, high)
 
+    def _stepper(self, leaves: list[Tensor], boxes: list[Box] | None) -> Callable[[Tree, Tree | None], Tree]:
+        if self.scale is not None:
+            return super()._stepper(leaves, boxes)
+        return lambda g, u: like(g, [leaf.sign() for leaf in leaves_of(g)])
+
     def _project(
         self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None
     ) -> Tensor:
         return projections.linf(u, radius.to(u.dtype), lo, hi, scale)
 
-    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box) -> Tensor:
+    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box | None) -> Tensor:
         return g.sign() if scale is None else g.sign() * scale
 
     def _unit_sample(self, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -297,6 +329,7 @@ class Linf(Budget):
 class L2(Budget):
     """The Euclidean length is at most `radius`; see [`Budget`][jostle.core.budgets.Budget].
 
+    >>> import torch
     >>> L2(2.5).project(torch.tensor([[3.0, 4.0]]))
     tensor([[1.5000, 2.0000]])
     """
@@ -311,10 +344,9 @@ class L2(Budget):
             return projections.l2(u, radius, lo, hi)
         return projections.l2_scaled(u, radius, lo, hi, scale)
 
-    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box) -> Tensor:
+    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box | None) -> Tensor:
         g = g if scale is None else g * scale
-        length = torch.linalg.vector_norm(g, dim=1, keepdim=True)
-        unit = g / length.clamp_min(torch.finfo(length.dtype).tiny)
+        unit = g / cast(at_least(length(g), torch.finfo(g.dtype).tiny), g)
         return unit if scale is None else unit * scale
 
     def _unit_sample(self, shape: torch.Size, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -332,6 +364,7 @@ class L1(Budget):
     **Arguments:** `topk`: how many of the largest gradients a steepest step moves, equally (1: the exact
     steepest step, ties shared; more: the sparse step of SLIDE, Tramèr & Boneh 2019).
 
+    >>> import torch
     >>> L1(1.0).steepest(torch.tensor([[0.2, -3.0, 1.0]]))
     tensor([[ 0., -1.,  0.]])
     """
@@ -340,6 +373,7 @@ class L1(Budget):
 
     name: ClassVar[str] = "L1"
     _order: ClassVar[float] = 1.0
+    _step_reads_box: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -351,9 +385,9 @@ class L1(Budget):
     ) -> Tensor:
         return projections.l1(u, radius, lo, hi)
 
-    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box) -> Tensor:
+    def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box | None) -> Tensor:
         size = g.abs()
-        if u is not None:
+        if u is not None and box is not None:
             lo, hi = box
             held = torch.zeros_like(size, dtype=torch.bool)
             if hi is not None:

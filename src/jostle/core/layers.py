@@ -60,6 +60,7 @@ def find(module: nn.Module, where: Where) -> list[Tap]:
 
     **Raises:** `JostleError` if nothing matches, or a name is not there (with the nearest names).
 
+    >>> from torch import nn
     >>> find(nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten()), "activation")
     [Tap(name='1', call=0, after=None)]
     """

@@ -8,14 +8,19 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from jostle.core.columns import at_least, at_most, cast, holds, larger, length, number
+
 Rows = Float[Tensor, "rows entries"]
 Column = Float[Tensor, "#rows 1"]
 Bound = Float[Tensor, "#rows #entries"] | None
+
+_TINY = torch.finfo(torch.float64).tiny
 
 
 def linf(u: Rows, radius: Column, lo: Bound, hi: Bound, scale: Bound = None) -> Rows:
     """Project on `{|u_i| <= radius * scale_i} ∩ [lo, hi]`: a clip.
 
+    >>> import torch
     >>> linf(torch.tensor([[3.0, -0.5]]), torch.ones(1, 1), None, None)
     tensor([[ 1.0000, -0.5000]])
     """
@@ -29,38 +34,60 @@ def linf(u: Rows, radius: Column, lo: Bound, hi: Bound, scale: Bound = None) -> 
 
 
 def l2(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
-    """Project on `{||u||_2 <= radius} ∩ [lo, hi]`.
+    """Project on `{||u||_2 <= radius} ∩ [lo, hi]`: `clip(s u, lo, hi)` with the `s <= 1` that meets the radius.
 
-    With `w(q) = clip(u sqrt(q), lo, hi)` the norm `F(q) = sum min(q u^2, b^2)` (`b` the bound on the side of
-    `u`) is concave, increasing and piecewise linear in `q`, so Newton's method from the left ends on the exact
-    root after finitely many steps.
+    In `q = s^2` the squared norm `sum min(q u^2, b^2)` (`b` the bound on the side of `u`) is concave, increasing
+    and piecewise linear. A tangent lies above it, so Newton's method from `q = 1` lands on the left of the root,
+    climbs, and ends on it after finitely many steps (two, as a rule).
 
+    >>> import torch
     >>> box = torch.tensor([[1.0, 10.0]])
     >>> l2(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]]), -10 * box, box)
     tensor([[1.0000, 1.7321]])
     """
     boxed = lo is not None or hi is not None
-    inside = torch.clamp(u, lo, hi) if boxed else u
-    norm = _norm(inside)
-    if bool((norm <= radius).all()):
-        return inside
+    reach = number(radius)
+    if u.requires_grad and torch.is_grad_enabled():
+        return _l2_in_graph(u, radius, lo, hi)
+    w = torch.clamp(u, lo, hi) if boxed else u
+    size = length(w)
+    if holds(size <= reach):
+        return w
     if not boxed:
-        factor = torch.where(norm > radius, radius / norm.clamp_min(torch.finfo(norm.dtype).tiny), 1.0)
-        return u * factor.to(u.dtype)
-    bound = torch.where(u > 0, _full(hi, u, torch.inf), _full(lo, u, -torch.inf))
-    square, bound = u.square(), bound.square()
-    target = radius.to(torch.float64).square()
-    q = target / _sum(square).clamp_min(torch.finfo(torch.float64).tiny)
+        return u * cast(at_most(reach / at_least(size, _TINY), 1.0), u)
+    enough = (1 - 8 * torch.finfo(u.dtype).eps) * reach
+    scale, v, spare = 1.0, u, None
     while True:
-        clamped = square * q.to(u.dtype) > bound
-        rest = (target - _sum(torch.where(clamped, bound, 0.0))).clamp_min(0.0)
-        free = _sum(torch.where(clamped, 0.0, square))
-        better = torch.where(free > 0, rest / free.clamp_min(torch.finfo(torch.float64).tiny), q)
-        if bool((better <= q * (1 + 1e-15)).all()):
-            break
-        q = torch.maximum(better, q)
-    # Only rows beyond the ball move: within it the clip alone is the projection.
-    return torch.where(norm > radius, torch.clamp(u * q.sqrt().to(u.dtype), lo, hi), inside)
+        spare = torch.sub(v, w, out=spare)
+        held = length(spare.sign_().mul_(w))  # of the entries that rest on a bound
+        free = at_least(size * size - held * held, _TINY)
+        better = at_most(scale * (at_least(reach * reach - held * held, 0.0) / free) ** 0.5, 1.0)
+        if not holds(better > 0):  # the tangent meets zero too early: begin at what is surely on the left
+            better = larger(better, at_most(reach / at_least(length(u), _TINY), 1.0))
+        if v is not u:
+            better = larger(better, scale)
+            if holds(better == scale):
+                return w
+        scale = better
+        v = torch.mul(u, cast(scale, u), out=spare)
+        w = torch.clamp(v, lo, hi, out=w)
+        size = length(w)
+        if holds((size >= enough) | (scale == 1.0)):
+            return w
+
+
+def _l2_in_graph(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
+    """`l2` with its derivative: what rests on no bound is rescaled so that the whole meets the radius."""
+    with torch.no_grad():
+        inside = torch.clamp(u, lo, hi) if lo is not None or hi is not None else u
+        out = l2(u, radius, lo, hi)
+        outside = (inside != out).any(1, keepdim=True)
+        free = (out != _full(lo, u, -torch.inf)) & (out != _full(hi, u, torch.inf))
+        rest = radius.square() - _sum(torch.where(free, 0.0, out).square())
+        rest = torch.where(outside, rest, 1.0)
+    norm = _sum(torch.where(free, u, 0.0).square())
+    scale = torch.where(outside, (rest / torch.where(outside, norm, 1.0)).sqrt(), 1.0)
+    return torch.where(free, u * scale.to(u.dtype), out)
 
 
 def l2_scaled(u: Rows, radius: Column, lo: Bound, hi: Bound, scale: Float[Tensor, "#rows #entries"]) -> Rows:
@@ -70,6 +97,7 @@ def l2_scaled(u: Rows, radius: Column, lo: Bound, hi: Bound, scale: Float[Tensor
     closed form, so `lam` is bisected in float64 until its bracket cannot shrink. A scale of 0 keeps an entry
     at 0.
 
+    >>> import torch
     >>> l2_scaled(torch.tensor([[3.0, 3.0]]), torch.ones(1, 1), None, None, torch.tensor([[1.0, 0.0]]))
     tensor([[1., 0.]])
     """
@@ -105,6 +133,7 @@ def l1(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
     Without a box, `tau` by Michelot's finite fixed point (J. Optim. Theory Appl. 50, 1986), the same as the
     sorted form of Duchi et al. (ICML 2008); with one, by a sort of the kinks of the piecewise linear norm.
 
+    >>> import torch
     >>> l1(torch.tensor([[3.0, -2.0, 1.0, 0.0]]), torch.tensor([[2.0]]), None, None)
     tensor([[ 1.5000, -0.5000,  0.0000,  0.0000]])
     """
@@ -156,10 +185,6 @@ def _boxed_tau(size: Tensor, bound: Tensor, target: Tensor) -> Tensor:
 
 def _sum(rows: Tensor) -> Tensor:
     return rows.sum(1, keepdim=True, dtype=torch.float64)
-
-
-def _norm(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64)
 
 
 def _full(bound: Bound, u: Tensor, missing: float) -> Tensor:

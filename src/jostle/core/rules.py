@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from jostle.core.errors import require
-from jostle.core.trees import Tree, leaves_of, like, per_row
+from jostle.core.trees import Tree, from_rows, groups, leaves_of, like, per_row, to_rows
 
 if TYPE_CHECKING:
     from jostle.core.ascent import Ascent
@@ -38,12 +38,14 @@ def _length(size: float | None, ascent: "Ascent", factor: float = 2.5) -> float 
 
 
 def _add(u: Tree, directions: list[Tensor], length: float | Tensor) -> Tree:
+    """`u + length * directions`, written into the directions: fresh memory costs more than the sum."""
     moved = []
     for leaf, way in zip(leaves_of(u), directions, strict=True):
+        way = way.to(leaf.dtype)
         if isinstance(length, Tensor) and length.ndim:
-            moved.append(leaf + per_row(length.to(leaf.device, leaf.dtype), leaf) * way)
+            moved.append(torch.addcmul(leaf, way, per_row(length.to(leaf.device, leaf.dtype), leaf), out=way))
         else:
-            moved.append(torch.add(leaf, way.to(leaf.dtype), alpha=float(length)))
+            moved.append(torch.add(leaf, way, alpha=float(length), out=way))
     return like(u, moved)
 
 
@@ -96,23 +98,22 @@ class Momentum(Rule):
     size: float | None = None
     decay: float = 1.0
 
+    def __post_init__(self) -> None:
+        require(self.decay >= 0, f"decay must be at least 0, but {self.decay} came")
+
     def begin(self, ascent: "Ascent") -> dict[str, Any]:
         zeros = [torch.zeros_like(leaf) for leaf in leaves_of(ascent.u)]
         return {"length": _length(self.size, ascent), "momentum": zeros}
 
     def step(self, ascent: "Ascent", grads: list[Tensor]) -> Tree:
-        if ascent.budget.scope == "sample":
-            means = [grad.abs().flatten(1).mean(1) for grad in grads]
-            sizes = [per_row(mean, grad) for mean, grad in zip(means, grads, strict=True)]
-        elif ascent.budget.scope == "tensor":
-            sizes = [grad.abs().mean() for grad in grads]
-        else:
-            count = sum(grad.numel() for grad in grads)
-            sizes = [torch.stack([grad.abs().sum() for grad in grads]).sum() / count] * len(grads)
-        tiny = torch.finfo(torch.float32).tiny
+        scope, tiny = ascent.budget.scope, torch.finfo(torch.float32).tiny
+        scaled: list[Tensor] = []
+        for group in groups(grads, scope):
+            rows = to_rows(group, scope)
+            scaled += from_rows(rows / rows.abs().mean(1, keepdim=True).clamp_min(tiny), group, scope)
         ascent.state["momentum"] = [
-            self.decay * old + grad / size.clamp_min(tiny)
-            for old, grad, size in zip(ascent.state["momentum"], grads, sizes, strict=True)
+            torch.add(new, old, alpha=self.decay)
+            for old, new in zip(ascent.state["momentum"], scaled, strict=True)
         ]
         way = ascent.steepest(like(ascent.u, ascent.state["momentum"]))
         return ascent.move(_add(ascent.u, leaves_of(way), ascent.state["length"]))
@@ -128,6 +129,10 @@ class Adam(Rule):
     size: float
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        require(all(0 <= beta < 1 for beta in self.betas), f"betas must lie in [0, 1), but {self.betas} came")
+        require(self.eps >= 0, f"eps must be at least 0, but {self.eps} came")
 
     def begin(self, ascent: "Ascent") -> dict[str, Any]:
         _length(self.size, ascent)
@@ -161,58 +166,48 @@ class APGD(Rule):
     rho: float = 0.75
     alpha: float = 0.75
 
+    def __post_init__(self) -> None:
+        require(0 < self.rho <= 1, f"rho must lie in (0, 1], but {self.rho} came")
+        require(0 < self.alpha <= 1, f"alpha must lie in (0, 1], but {self.alpha} came")
+
     def begin(self, ascent: "Ascent") -> dict[str, Any]:
         require(ascent.track, "APGD needs select='best', since it returns to the best iterate")
-        return {"before": ascent.u, "checkpoints": checkpoints(ascent.steps), "eta": None}
+        return {"before": leaves_of(ascent.u), "checkpoints": checkpoints(ascent.steps), "eta": None}
 
     def step(self, ascent: "Ascent", grads: list[Tensor]) -> Tree:
         state = ascent.state
         score, best = ascent.value, ascent.best_value
         assert score is not None and best is not None
-        sign = 1.0 if ascent.maximise else -1.0
-        score, best = sign * score, sign * best
-        u, before, grad = ascent.u, state["before"], like(ascent.u, grads)
+        if not ascent.maximise:
+            score, best = -score, -best
+        u, before, grad = ascent.u, state["before"], grads
         if state["eta"] is None:
             radius = torch.as_tensor(_length(None, ascent, factor=2.0 * ascent.steps), device=score.device)
-            state["eta"] = radius.to(score.dtype).expand_as(score).clone()
+            state["eta"] = radius.to(score.dtype).expand_as(score)
             state["gains"] = torch.zeros_like(score)
             state["halved"] = torch.ones_like(score, dtype=torch.bool)  # no second condition at the first
             state["mark"], state["last"] = best, 0
             state["best_grad"] = grads
-            before = u
         else:
-            state["gains"] += (score > state["previous"]).to(score.dtype)
-            at_best = score >= best
-            state["best_grad"] = [
-                torch.where(per_row(at_best, g), g, old)
-                for g, old in zip(grads, state["best_grad"], strict=True)
-            ]
+            state["gains"] = state["gains"] + (score > state["previous"])
+            state["best_grad"] = _choose(best > state["best"], grads, state["best_grad"])
             if ascent.t in state["checkpoints"]:
-                length = ascent.t - state["last"]
                 stuck = ~state["halved"] & (state["mark"] >= best)
-                halve = (state["gains"] < self.rho * length) | stuck
+                halve = (state["gains"] < self.rho * (ascent.t - state["last"])) | stuck
                 state["eta"] = torch.where(halve, state["eta"] / 2, state["eta"])
                 state["gains"] = torch.zeros_like(score)
                 state["halved"], state["mark"], state["last"] = halve, best, ascent.t
-                u = _choose(halve, ascent.best_u, u)
-                before = _choose(halve, ascent.best_u, before)
-                grad = like(
-                    u,
-                    [
-                        torch.where(per_row(halve, b), b, g)
-                        for b, g in zip(state["best_grad"], grads, strict=True)
-                    ],
-                )
-                score = torch.where(halve, best, score)
-        state["previous"] = score
+                u = like(u, _choose(halve, leaves_of(ascent.best_u), leaves_of(u)))
+                grad = _choose(halve, state["best_grad"], grads)
+        state["previous"], state["best"] = score, best
         alpha = 1.0 if ascent.t == 0 else self.alpha
-        way = ascent.budget.steepest(grad, u, ascent._x)
+        way = ascent.steepest(like(u, grad), u)
         z = ascent.move(_add(u, leaves_of(way), state["eta"]))
         mixed = [
             a + alpha * (b - a) + (1 - alpha) * (a - c)
-            for a, b, c in zip(leaves_of(u), leaves_of(z), leaves_of(before), strict=True)
+            for a, b, c in zip(leaves_of(u), leaves_of(z), before, strict=True)
         ]
-        state["before"] = u
+        state["before"] = leaves_of(u)
         return ascent.move(like(u, mixed))
 
 
@@ -232,6 +227,5 @@ def checkpoints(steps: int) -> list[int]:
     return sorted({-int(-round(p * steps, 9) // 1) for p in share})
 
 
-def _choose(mask: Tensor, chosen: Tree, other: Tree) -> Tree:
-    pairs = zip(leaves_of(chosen), leaves_of(other), strict=True)
-    return like(other, [torch.where(per_row(mask, a), a, b) for a, b in pairs])
+def _choose(mask: Tensor, chosen: list[Tensor], other: list[Tensor]) -> list[Tensor]:
+    return [torch.where(per_row(mask, a), a, b) for a, b in zip(chosen, other, strict=True)]

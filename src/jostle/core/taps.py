@@ -26,6 +26,8 @@ class Taps:
     it returns is kept.
     **Raises:** `JostleError` if no layer matches.
 
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1))
     >>> with Taps(net, ["0", "2"], reduce=lambda a: tuple(a.shape)) as taps:
     ...     _ = net(torch.zeros(5, 2))
@@ -130,6 +132,8 @@ def replaced(module: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]
     returns several).
     **Raises:** `JostleError` if a name is not there.
 
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Sequential(nn.Identity(), nn.Identity())
     >>> with replaced(net, {"0": lambda a: a + 1}):
     ...     net(torch.zeros(1))
@@ -151,6 +155,7 @@ def replaced(module: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]
 def frozen(module: nn.Module) -> Iterator[nn.Module]:
     """Evaluation mode without parameter gradients while the context lasts; all is restored, whatever happens.
 
+    >>> from torch import nn
     >>> net = nn.Linear(1, 1).train()
     >>> with frozen(net):
     ...     net.training, net.weight.requires_grad

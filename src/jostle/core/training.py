@@ -22,6 +22,8 @@ class Trainer:
     `loss`: `loss(model, batch)`. `schedule`: a learning-rate scheduler, stepped after each batch. `clip`: largest
     gradient norm, above 0. `fabric`: a `lightning.fabric.Fabric`, launched.
 
+    >>> import torch
+    >>> from torch import nn
     >>> net = nn.Linear(1, 1, bias=False)
     >>> _ = nn.init.zeros_(net.weight)
     >>> fit = Trainer(net, torch.optim.SGD(net.parameters(), 0.1), lambda m, x: (m(x) - 1).square().mean())
@@ -98,6 +100,7 @@ def minibatches(
     **Arguments:** `size`: of a batch; the last one of an epoch may be smaller. `epochs`: how many times through.
     `generator`: shuffles; on the CPU. `skip`: batches to pass over, to go on after a stop with the same order.
 
+    >>> import torch
     >>> batches = minibatches(torch.arange(5), size=2, epochs=1, generator=torch.Generator().manual_seed(0))
     >>> sorted(torch.cat([b for (b,) in batches]).tolist())
     [0, 1, 2, 3, 4]

@@ -19,6 +19,7 @@ Scope = Literal["sample", "tensor", "tree"]
 def leaves_of(tree: Tree) -> list[Tensor]:
     """The tensors of a tree, in order.
 
+    >>> import torch
     >>> len(leaves_of({"mean": torch.zeros(2), "sd": torch.ones(2)}))
     2
     """
@@ -28,6 +29,7 @@ def leaves_of(tree: Tree) -> list[Tensor]:
 def like(tree: Tree, leaves: Sequence[Tensor]) -> Tree:
     """A tree of the shape of `tree` that holds `leaves`.
 
+    >>> import torch
     >>> like((torch.zeros(1), torch.zeros(2)), [torch.ones(1), torch.ones(2)])[1]
     tensor([1., 1.])
     """
