@@ -91,7 +91,7 @@ def test_bad_input_is_one_sentence(digit_net, digits):
     images, g = digits[0][0][:4], torch.Generator()
     with pytest.raises(JostleError, match=r"output must have shape \(batch, classes\)"):
         deepfool(nn.Conv2d(1, 2, 1), images)
-    for wrong in (dict(classes=1), dict(overshoot=-1.0), dict(steps=0)):
+    for wrong in ({"classes": 1}, {"overshoot": -1.0}, {"steps": 0}):
         with pytest.raises(JostleError, match="at least"):
             deepfool(digit_net, images, **wrong)
     with pytest.raises(JostleError, match="target must lie"):

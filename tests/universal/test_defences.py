@@ -37,7 +37,7 @@ def test_every_defence_keeps_shape_range_and_input(photograph, name):
     before = batch.clone()
     out = FILTERS[name](batch)
     assert out.shape == batch.shape and out.dtype == batch.dtype
-    assert 0 <= out.min() and out.max() <= 1 + 1e-6
+    assert out.min() >= 0 and out.max() <= 1 + 1e-6
     assert torch.equal(batch, before)
     assert not torch.equal(out, batch) and (out - batch).abs().mean() < 0.1
     assert torch.equal(FILTERS[name](batch), out)
@@ -95,7 +95,9 @@ def test_median_and_bits_by_hand():
     assert BitDepth(2)(torch.linspace(0, 1, 7).reshape(1, 1, 1, 7)).unique().tolist() == pytest.approx(
         [0, 1 / 3, 2 / 3, 1]
     )
-    assert torch.allclose(BitDepth(8)(torch.arange(256.0).reshape(1, 1, 1, -1) / 255) * 255, torch.arange(256.0))
+    assert torch.allclose(
+        BitDepth(8)(torch.arange(256.0).reshape(1, 1, 1, -1) / 255) * 255, torch.arange(256.0)
+    )
 
 
 def test_bilateral_by_hand():

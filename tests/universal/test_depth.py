@@ -102,7 +102,9 @@ def test_far_predictions_stay_in_the_agreement():
         def forward(self, x):
             return 100 + x
 
-    report = evaluate_depth(Sky(), torch.zeros(1, 1, 2, 2), [(torch.rand(1, 1, 2, 2), torch.full((1, 2, 2), 9.0))])
+    report = evaluate_depth(
+        Sky(), torch.zeros(1, 1, 2, 2), [(torch.rand(1, 1, 2, 2), torch.full((1, 2, 2), 9.0))]
+    )
     assert report.metrics()["gfr.a1"] == 0
 
 

@@ -44,7 +44,14 @@ def test_sgd_uap_follows_the_released_loop(digit_net, digits):
         losses.clamp_max(12.0).mean().backward()
         expected = (expected + 0.8 * XI * copies.grad.mean(0, keepdim=True).sign()).clamp(-XI, XI)
     found = sgd_uap(
-        digit_net, images, Linf(XI), labels=labels, generator=generator(), epochs=4, batch_size=64, variant="released"
+        digit_net,
+        images,
+        Linf(XI),
+        labels=labels,
+        generator=generator(),
+        epochs=4,
+        batch_size=64,
+        variant="released",
     )
     # The sum over the batch may round differently, which turns the sign of a gradient that is nearly zero.
     assert (found - expected).abs().gt(1e-6).double().mean() < 0.05
@@ -56,7 +63,7 @@ def test_decayed_steps_shrink_with_the_epochs():
         net[1].weight.copy_(torch.tensor([[1.0], [-1.0]]))
         net[1].bias.zero_()
     images, labels = torch.full((2, 1, 1, 1), 0.5), torch.zeros(2, dtype=torch.long)
-    run = dict(labels=labels, generator=generator(), batch_size=2, step=0.25)
+    run = {"labels": labels, "generator": generator(), "batch_size": 2, "step": 0.25}
     one = sgd_uap(net, images, Linf(0.4), epochs=1, **run)
     two = sgd_uap(net, images, Linf(0.4), epochs=2, **run)
     assert one.item() == pytest.approx(-0.25 * 0.4)
@@ -67,7 +74,7 @@ def test_labels_default_to_the_clean_answers(digit_net, digits):
     images = digits[0][0][:64]
     with torch.no_grad():
         answers = digit_net(images).argmax(1)
-    run = dict(generator=None, epochs=1)
+    run = {"generator": None, "epochs": 1}
     given = sgd_uap(digit_net, images, Linf(XI), labels=answers, **{**run, "generator": generator()})
     assert torch.equal(given, sgd_uap(digit_net, images, Linf(XI), **{**run, "generator": generator()}))
 
@@ -126,12 +133,12 @@ def test_bad_settings_are_one_sentence(digit_net, digits):
     (images, labels), _ = digits
     craft = inspect.unwrap(sgd_uap)
     for wrong, sentence in [
-        (dict(labels=labels[:3]), "labels must be one an image"),
-        (dict(step=0.0), "step must lie in"),
-        (dict(epochs=0), "epochs must be at least 1"),
-        (dict(batch_size=0), "batch_size must be at least 1"),
-        (dict(ceiling=0.0), "ceiling must be above 0"),
-        (dict(variant="other"), "variant must be"),
+        ({"labels": labels[:3]}, "labels must be one an image"),
+        ({"step": 0.0}, "step must lie in"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"ceiling": 0.0}, "ceiling must be above 0"),
+        ({"variant": "other"}, "variant must be"),
     ]:
         with pytest.raises(JostleError, match=sentence):
             craft(digit_net, images[:4], Linf(XI), generator=generator(), **wrong)

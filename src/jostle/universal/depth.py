@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from jostle.core.errors import require
 from jostle.core.taps import first_tensor, frozen
-from jostle.universal.segmentation import check_delta, gfr, perturb
+from jostle.universal.perturbation import perturb
+from jostle.universal.segmentation import check_delta, gfr
 
 NEAREST, FARTHEST = 1e-3, 80.0
 """Metres between which KITTI's depths are judged."""
@@ -153,7 +154,7 @@ def evaluate_depth(
         for done, (images, truth) in enumerate(batches, start=1):
             check_delta(images, delta)
             clean = _depths(model, images, decode)
-            perturbed = _depths(model, perturb(images, delta, clamp), decode)
+            perturbed = _depths(model, perturb(images, delta, clamp=clamp), decode)
             require(
                 clean.shape == truth.shape,
                 f"depths must have the prediction's shape {tuple(clean.shape)}, but "

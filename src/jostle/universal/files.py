@@ -1,8 +1,6 @@
 """Published perturbation files: the authors' (0-255, HWC, BGR) and the 2020 port's ([0, 1], CHW, RGB)."""
 
-import contextlib
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
+from jostle.files import whole
 
 # A perturbation is far smaller than an image; larger entries mean the other file's unit, or an image.
 LIMIT = 64 / 255
@@ -141,15 +140,5 @@ def _checked(delta: Tensor) -> np.ndarray:
 
 
 def _save(path: str | os.PathLike[str], array: np.ndarray) -> None:
-    """Write the whole file or none of it."""
-    target = Path(path)
-    require(target.parent.is_dir(), f"there is no folder {target.parent} to write {target.name} to")
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            np.save(file, np.ascontiguousarray(array), allow_pickle=False)
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with whole(Path(path)) as draft, draft.open("wb") as file:
+        np.save(file, np.ascontiguousarray(array), allow_pickle=False)

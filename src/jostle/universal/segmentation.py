@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.core.taps import first_tensor, frozen
+from jostle.universal.perturbation import perturb
 
 Absent = Literal["skip", "zero"]
 Counts = Int[Tensor, "*images classes classes"]
@@ -203,7 +204,7 @@ def evaluate_segmentation(
         for done, (images, masks) in enumerate(batches, start=1):
             check_delta(images, delta)
             before = _logits(model, images)
-            after = _logits(model, perturb(images, delta, clamp))
+            after = _logits(model, perturb(images, delta, clamp=clamp))
             require(
                 before.shape[-2:] == masks.shape[-2:],
                 f"masks must have the prediction's size {tuple(before.shape[-2:])}, but "
@@ -251,20 +252,6 @@ def bootstrap(
     edges = torch.tensor([(1 - level) / 2, (1 + level) / 2], dtype=torch.float64)
     low, high = values.double().quantile(edges).tolist()
     return low, high
-
-
-def perturb(
-    images: Float[Tensor, "batch channels height width"],
-    delta: Float[Tensor, "1 channels height width"],
-    clamp: bool = True,
-) -> Float[Tensor, "batch channels height width"]:
-    """`x + delta`, kept in `[0, 1]` or not.
-
-    >>> perturb(torch.ones(1, 1, 1, 1), torch.full((1, 1, 1, 1), 0.1)).item()
-    1.0
-    """
-    moved = images + delta.to(images)
-    return moved.clamp(0, 1) if clamp else moved
 
 
 def check_delta(images: Tensor, delta: Tensor) -> None:
