@@ -15,6 +15,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -184,10 +185,13 @@ def efficientnet() -> nn.Module:
 
 
 def _processor() -> str:
-    names = (
-        line.partition(":")[2].strip() for line in open("/proc/cpuinfo") if line.startswith("model name")
+    if platform.system() != "Linux":
+        return platform.processor()
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")),
+        platform.machine(),
     )
-    return next(names, platform.machine()) if platform.system() == "Linux" else platform.processor()
 
 
 def main() -> None:

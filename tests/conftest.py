@@ -72,7 +72,9 @@ def digits_model() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         model = Small()
     trainer = Trainer(
-        model, torch.optim.Adam(model.parameters(), 2e-3), lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1])
+        model,
+        torch.optim.Adam(model.parameters(), 2e-3),
+        lambda m, b: nn.functional.cross_entropy(m(b[0]), b[1]),
     )
     generator = torch.Generator().manual_seed(0)
     trainer.run(minibatches(images[:4000], labels[:4000], size=50, epochs=3, generator=generator))

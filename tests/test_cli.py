@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load_file
+
 from jostle.cli import main
 from jostle.cli_types import options_of
 from jostle.core.errors import JostleError
-from PIL import Image
-from safetensors.torch import load_file
 
 NET = """
 import torch
@@ -73,8 +74,23 @@ def test_it_tells_what_there_is(capsys):
         (["universal", "craft", "--model", "mynet.py:not_a_net"], "must return"),
         (["universal", "craft", "--model", "mynet.py:build", "--budget.radius", "10"], "0-255 units"),
         (["universal", "craft", "--model", "mynet.py:build", "--prior", "snow"], "prior must be"),
-        (["universal", "evaluate", "--model", "mynet.py:build", "--perturbations", "no.safetensors", "--data", "photos"], "exist"),
-        (["universal", "craft", "--model", "mynet.py:build", "--out", "delta.npz"], "must end in .safetensors"),
+        (
+            [
+                "universal",
+                "evaluate",
+                "--model",
+                "mynet.py:build",
+                "--perturbations",
+                "no.safetensors",
+                "--data",
+                "photos",
+            ],
+            "exist",
+        ),
+        (
+            ["universal", "craft", "--model", "mynet.py:build", "--out", "delta.npz"],
+            "must end in .safetensors",
+        ),
     ],
 )
 def test_a_mistake_is_one_sentence_and_a_code(own, capsys, words, sentence):
@@ -110,7 +126,17 @@ def test_a_users_network_and_pictures_from_craft_to_evaluation(own, capsys):
 
 def test_the_same_seed_gives_the_same_file(own, capsys):
     for name in ("a", "b"):
-        said(capsys, "universal", "craft", "--model", "mynet.py:build", "--steps", "3", "--out", f"{name}.safetensors")
+        said(
+            capsys,
+            "universal",
+            "craft",
+            "--model",
+            "mynet.py:build",
+            "--steps",
+            "3",
+            "--out",
+            f"{name}.safetensors",
+        )
     assert torch.equal(load_file(own / "a.safetensors")["delta"], load_file(own / "b.safetensors")["delta"])
 
 
@@ -121,13 +147,15 @@ class Size:
 
 
 def test_options_follow_the_types():
-    def area(scale: float, size: Size = Size(), hidden: torch.Tensor | None = None, fine: bool = False) -> float:  # noqa: B008
+    def area(
+        scale: float, size: Size = Size(), hidden: torch.Tensor | None = None, fine: bool = False
+    ) -> float:
         return scale * size.side**2
 
     made = options_of(area)
     given = made.kind(scale=2.0)
     assert made.call(given, lambda done, total, figure: None) == 18.0
-    assert {field for field in made.kind.__dataclass_fields__} == {"scale", "size", "fine"}
+    assert set(made.kind.__dataclass_fields__) == {"scale", "size", "fine"}
 
 
 def test_what_cannot_be_typed_is_said():

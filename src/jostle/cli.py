@@ -38,7 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; every mistake of the user's is one sentence on stderr and a non-zero exit."""
     out, err = Console(), Console(stderr=True)
     words = list(sys.argv[1:] if arguments is None else arguments)
-    warnings.showwarning = lambda text, *_, **__: err.print(f"jostle: note: {text}", style="yellow", highlight=False)
+    warnings.showwarning = lambda text, *_, **__: err.print(
+        f"jostle: note: {text}", style="yellow", highlight=False
+    )
     try:
         return _dispatch(words, out)
     except JostleError as error:
@@ -76,7 +78,11 @@ def _list(words: list[str], out: Console) -> int:
     for entry in ROOMS.values():
         presets = "" if entry.missing else ", ".join(load_study(entry.key).presets)
         table.add_row(
-            entry.key, entry.sentence, f"arXiv {entry.arxiv} ({entry.year})", presets, ", ".join(entry.missing)
+            entry.key,
+            entry.sentence,
+            f"arXiv {entry.arxiv} ({entry.year})",
+            presets,
+            ", ".join(entry.missing),
         )
     out.print(table)
     return 0
@@ -138,7 +144,9 @@ def _verb(key: str, words: list[str], out: Console) -> int:
     if not words or words[0] in ("-h", "--help"):
         table = Table("verb", "what it does", box=None, header_style="bold")
         for name, function in verbs.items():
-            table.add_row(f"jostle {key} {name}", (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " "))
+            table.add_row(
+                f"jostle {key} {name}", (inspect.getdoc(function) or "").split("\n\n")[0].replace("\n", " ")
+            )
         out.print(table)
         if missing:
             out.print(f"not installed: {', '.join(missing)}")
@@ -152,7 +160,9 @@ def _verb(key: str, words: list[str], out: Console) -> int:
     options = options_of(verbs[name])
     given = _parse(options.kind, rest, f"jostle {key} {name}")
     with track(f"{key} {name}", None) as advance:
-        result = options.call(given, lambda done, total, figure: advance(figure, steps=0, total=total, done=done))
+        result = options.call(
+            given, lambda done, total, figure: advance(figure, steps=0, total=total, done=done)
+        )
     _show(result, out)
     if target is not None:
         _keep(result, Path(target))

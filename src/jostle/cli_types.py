@@ -51,13 +51,17 @@ def options_of(function: Callable[..., Any]) -> Options:
         maker = _maker(name, hints[name], parameter.default)
         if maker is None:
             if parameter.default is parameter.empty:
-                raise JostleError(f"{function.__name__} needs {name}, which cannot be typed on the command line")
+                raise JostleError(
+                    f"{function.__name__} needs {name}, which cannot be typed on the command line"
+                )
             continue
         makers[name] = maker
         fields += maker.fields
     required = [field for field in fields if field[2] is dataclasses.MISSING]
     optional = [(n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING]
-    kind = dataclasses.make_dataclass(function.__name__, [(n, k) for n, k, _ in required] + optional, frozen=True)
+    kind = dataclasses.make_dataclass(
+        function.__name__, [(n, k) for n, k, _ in required] + optional, frozen=True
+    )
     kind.__doc__ = inspect.getdoc(function)
 
     def call(given: Any, progress: Callable[[int, int, str], None]) -> Any:
@@ -106,15 +110,9 @@ def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
                     order=0,
                 )
             if hasattr(inner, "load"):
-                return _Maker(
-                    [(name, tuple[Path, ...], dataclasses.MISSING)],
-                    lambda given, known: {path.stem: inner.load(path) for path in getattr(given, name)},
-                )
+                return _files(name, inner)
         if inspect.isclass(kind) and hasattr(kind, "load"):
-            return _Maker(
-                [(name, either(Path), start)],
-                lambda given, known: None if getattr(given, name) is None else kind.load(getattr(given, name)),
-            )
+            return _file(name, kind, start, either(Path))
     simple = [kind for kind in kinds if _simple(kind)]
     if any(kind is not type(None) for kind in simple):
         plain: Any = simple[0]
@@ -135,9 +133,26 @@ def _model(name: str, start: Any, optional: bool) -> _Maker:
     return _Maker(
         [(name, kind, start), (weights, str | None, None)],
         lambda given, known: (
-            None if getattr(given, name) is None else _load_model(getattr(given, name), getattr(given, weights))
+            None
+            if getattr(given, name) is None
+            else _load_model(getattr(given, name), getattr(given, weights))
         ),
         order=0,
+    )
+
+
+def _file(name: str, kind: Any, start: Any, hint: Any) -> _Maker:
+    def make(given: Any, known: dict[str, Any]) -> Any:
+        path = getattr(given, name)
+        return None if path is None else kind.load(path)
+
+    return _Maker([(name, hint, start)], make)
+
+
+def _files(name: str, kind: Any) -> _Maker:
+    return _Maker(
+        [(name, tuple[Path, ...], dataclasses.MISSING)],
+        lambda given, known: {path.stem: kind.load(path) for path in getattr(given, name)},
     )
 
 
@@ -156,7 +171,9 @@ def _nested(name: str, kind: type, start: Any) -> _Maker | None:
             plain = plain | member
         fields.append((field.name, plain, value))
     required = [(n, k) for n, k, d in fields if d is dataclasses.MISSING]
-    given_fields = [(n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING]
+    given_fields = [
+        (n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING
+    ]
     made = dataclasses.make_dataclass(kind.__name__, [*required, *given_fields], frozen=True)
     default = dataclasses.MISSING if required else made()
     return _Maker(
@@ -181,7 +198,9 @@ def _simple(kind: Any) -> bool:
 
 
 def _plain_value(value: Any) -> bool:
-    return isinstance(value, _PLAIN) or (isinstance(value, tuple) and all(_plain_value(item) for item in value))
+    return isinstance(value, _PLAIN) or (
+        isinstance(value, tuple) and all(_plain_value(item) for item in value)
+    )
 
 
 def _is_images(kind: Any) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from jostle.lab import Run, write_index
 from jostle.files import write_json, write_text
+from jostle.lab import Run, write_index
 from jostle.lab.style import COLOURS, DIVERGING, figure, house_style, picture
 
 _FIELDS = {

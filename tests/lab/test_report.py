@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from jostle.core.errors import JostleError
-from jostle.lab import report, write_index, write_report
 from jostle.files import read_json, write_json
+from jostle.lab import report, write_index, write_report
 from jostle.lab.rooms import ROOMS
 
 ROOM = ROOMS["universal"]
@@ -172,10 +172,19 @@ def test_numbers_are_formatted_for_people():
 # A browser, where there is one.
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --allow-file-access-from-files --virtual-time-budget=4000"
-).split()
+_FLAGS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--allow-file-access-from-files",
+    "--virtual-time-budget=4000",
+]
 
 
 def _browse(tmp_path: Path, page: Path, width: int, scheme: str, *flags: str) -> str:

@@ -4,12 +4,13 @@ import warnings
 import pytest
 import torch
 from helpers import plain
+from torch import nn
+
 from jostle import Linf
 from jostle.core.errors import JostleError
 from jostle.universal import NoPrior, Objective, RangePrior, Schedule, craft, evaluate, prepare
 from jostle.universal.schedule import SCHEDULES
 from jostle.zoo import normalised
-from torch import nn
 
 SHAPE = (1, 28, 28)
 
@@ -67,7 +68,12 @@ def test_the_model_is_left_as_it_was_after_an_interruption(digits_model):
 @pytest.mark.parametrize("schedule", ["fast", "paper", "port2020"])
 def test_a_crafting_that_was_cut_off_ends_with_the_same_numbers(digits_model, schedule):
     model = normalised(digits_model[0], (0.1,), (0.5,)).eval()
-    settings = {"prior": RangePrior((0.3,), (0.2,), size=60), "schedule": schedule, "shape": SHAPE, "steps": 20}
+    settings = {
+        "prior": RangePrior((0.3,), (0.2,), size=60),
+        "schedule": schedule,
+        "shape": SHAPE,
+        "steps": 20,
+    }
 
     def fresh():
         return prepare(model, Linf(0.2), generator=torch.Generator().manual_seed(3), **settings)
@@ -88,7 +94,9 @@ def test_a_crafting_that_was_cut_off_ends_with_the_same_numbers(digits_model, sc
 
 
 def test_the_paper_schedule_lets_coordinates_drift_and_hands_back_the_clip(digits_model):
-    with prepare(digits_model[0], Linf(0.05), prior=NoPrior((0.0,)), schedule="paper", shape=SHAPE, steps=80) as c:
+    with prepare(
+        digits_model[0], Linf(0.05), prior=NoPrior((0.0,)), schedule="paper", shape=SHAPE, steps=80
+    ) as c:
         while not c.done:
             c.step()
     assert float(c.ascent.u.abs().max()) > 0.05 and Linf(0.05).contains(c.result().delta)
@@ -169,7 +177,14 @@ class Cut(nn.Module):
 )
 def test_what_cannot_work_is_one_sentence(change, sentence):
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU()).eval()
-    settings = {"model": net, "budget": Linf(0.1), "prior": NoPrior((0.0,)), "shape": SHAPE, "steps": 1, **change}
+    settings = {
+        "model": net,
+        "budget": Linf(0.1),
+        "prior": NoPrior((0.0,)),
+        "shape": SHAPE,
+        "steps": 1,
+        **change,
+    }
     with pytest.raises(JostleError, match=sentence):
         plain(craft)(**settings)
 

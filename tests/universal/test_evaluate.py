@@ -1,12 +1,13 @@
 import pytest
 import torch
 from helpers import plain
+from torch import nn
+
 from jostle.core.errors import JostleError
 from jostle.universal import UniversalPerturbation
 from jostle.universal.evaluate import Fooling, data_curve, evaluate, fooling_rate, same_images, transfer
 from jostle.universal.score import FoolingScore, check_images, image_batches
 from jostle.zoo import load_data
-from torch import nn
 
 
 class Threshold(nn.Module):
@@ -42,7 +43,11 @@ def test_the_counted_share_is_found(images):
 
 
 def test_fooling_counts_against_the_clean_prediction_and_not_the_label():
-    clean, perturbed, labels = torch.tensor([0, 0, 1, 2]), torch.tensor([0, 3, 3, 2]), torch.tensor([5, 0, 1, 2])
+    clean, perturbed, labels = (
+        torch.tensor([0, 0, 1, 2]),
+        torch.tensor([0, 3, 3, 2]),
+        torch.tensor([5, 0, 1, 2]),
+    )
     found = Fooling.of(clean, perturbed, labels)
     assert (found.rate, found.clean_top1, found.perturbed_top1) == (0.5, 0.75, 0.25)
     assert (found.dominant_label, found.dominant_share, found.distinct_labels) == (3, 0.5, 3)

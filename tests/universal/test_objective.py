@@ -3,9 +3,10 @@ import math
 import pytest
 import torch
 from helpers import plain
+from torch import nn
+
 from jostle.core.errors import JostleError
 from jostle.universal.objective import Objective, inspect_taps, log_mean_abs, log_norm
-from torch import nn
 
 
 def test_linear_tap_has_the_closed_form():
@@ -26,7 +27,12 @@ def test_linear_tap_has_the_closed_form():
 def test_gradient_agrees_with_finite_differences():
     torch.manual_seed(1)
     net = nn.Sequential(
-        nn.Conv2d(1, 4, 3), nn.Softplus(), nn.Conv2d(4, 4, 3), nn.Softplus(), nn.Conv2d(4, 2, 3), nn.Softplus()
+        nn.Conv2d(1, 4, 3),
+        nn.Softplus(),
+        nn.Conv2d(4, 4, 3),
+        nn.Softplus(),
+        nn.Conv2d(4, 2, 3),
+        nn.Softplus(),
     ).double()
     x = torch.rand(2, 1, 9, 9, dtype=torch.float64, requires_grad=True)
     with Objective(taps=["1", "3", "5"]).attach(net) as listen:
@@ -127,7 +133,11 @@ def test_layer_norms_are_refused():
 
 @pytest.mark.parametrize(
     ("settings", "sentence"),
-    [({"loss": "no"}, "loss must be"), ({"reduction": "mean"}, "reduction must be"), ({"positive": 0.0}, "positive")],
+    [
+        ({"loss": "no"}, "loss must be"),
+        ({"reduction": "mean"}, "reduction must be"),
+        ({"positive": 0.0}, "positive"),
+    ],
 )
 def test_settings_out_of_range_are_refused(settings, sentence):
     with pytest.raises(JostleError, match=sentence):

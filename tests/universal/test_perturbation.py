@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
+
 from jostle.core.errors import JostleError
 from jostle.universal.perturbation import UniversalPerturbation, perturb, spectrum
-from safetensors.torch import save_file
 
 
 @pytest.fixture
@@ -16,7 +17,11 @@ def test_apply_clamps_the_image_and_not_the_perturbation(up):
     images = torch.ones(2, 3, 6, 5)
     before = up.delta.clone()
     out = up.apply(images)
-    assert float(out.max()) <= 1 and torch.equal(up.delta, before) and torch.equal(images, torch.ones(2, 3, 6, 5))
+    assert (
+        float(out.max()) <= 1
+        and torch.equal(up.delta, before)
+        and torch.equal(images, torch.ones(2, 3, 6, 5))
+    )
     assert torch.equal(up.apply(images, clamp=False), images + up.delta)
 
 

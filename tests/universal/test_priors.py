@@ -1,6 +1,7 @@
 import pytest
 import torch
 from helpers import plain
+
 from jostle.core.errors import JostleError
 from jostle.universal.priors import IMAGENET_SD, DataPrior, NoPrior, RangePrior, SmoothPrior, augment
 
@@ -13,7 +14,9 @@ def draws(prior, count=40, shape=SHAPE, seed=0):
     return torch.cat([prior.batch(state, shape, t, generator) for t in range(count)])
 
 
-@pytest.mark.parametrize("prior", [RangePrior(size=150), RangePrior(resampled=False), SmoothPrior(), NoPrior()])
+@pytest.mark.parametrize(
+    "prior", [RangePrior(size=150), RangePrior(resampled=False), SmoothPrior(), NoPrior()]
+)
 def test_priors_are_valid_images_and_follow_the_generator(prior):
     first, again, other = draws(prior, 5), draws(prior, 5), draws(prior, 5, seed=1)
     assert first.shape[1:] == SHAPE and float(first.min()) >= 0 and float(first.max()) <= 1

@@ -1,4 +1,5 @@
 import pytest
+
 from jostle.core.errors import JostleError
 from jostle.universal.schedule import SCHEDULES, Clock, Schedule, schedule_named
 

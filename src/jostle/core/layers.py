@@ -4,6 +4,7 @@ import difflib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import torch
@@ -210,6 +211,6 @@ def _ordered_activations(modules: dict[str, nn.Module]) -> list[Tap]:
     weights = CONVS if any(isinstance(child, CONVS) for _, child in leaves) else (nn.Linear,)
     return [
         Tap(name)
-        for (_, before), (name, child) in zip(leaves, leaves[1:], strict=False)
+        for (_, before), (name, child) in pairwise(leaves)
         if is_activation(child) and isinstance(before, (*weights, *NORMS))
     ]

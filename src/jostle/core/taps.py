@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal
 
-import torch
 from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require

@@ -58,10 +58,8 @@ def judge(claims: Sequence[Claim], metrics: Metrics, preset: str) -> list[Judged
     for claim in claims:
         measured = claim.measured(metrics)
         too_small = SCALES.index(preset) < SCALES.index(claim.scale) if preset in SCALES else False
-        verdict: Verdict
-        if measured is None or too_small:
-            verdict = "not-tested"
-        else:
+        verdict: Verdict = "not-tested"
+        if measured is not None and not too_small:
             verdict = "holds" if claim.holds(metrics) else "fails"
         judged.append(Judged(claim.id, claim.text, claim.paper, measured or "", claim.scale, verdict))
     return judged

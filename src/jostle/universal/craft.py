@@ -2,9 +2,8 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,12 +14,15 @@ from jostle.core.budgets import Linf
 from jostle.core.errors import JostleError, require
 from jostle.core.rules import Adam
 from jostle.core.taps import frozen
+from jostle.universal.doors import check_model, home, image_shape, port_gain, prior_of, radius_of
 from jostle.universal.objective import Attached, Objective, inspect_taps
 from jostle.universal.perturbation import UniversalPerturbation
-from jostle.universal.priors import DataPrior, NoPrior, Prior, RangePrior, SmoothPrior
+from jostle.universal.priors import (
+    Prior,
+)
 from jostle.universal.schedule import Clock, Schedule, ScheduleName, schedule_named
 from jostle.universal.score import FoolingScore
-from jostle.zoo import Images, load_data
+from jostle.zoo import Images
 
 PriorName = Literal["none", "range", "smooth"]
 
@@ -52,9 +54,9 @@ class Crafting:
     ) -> None:
         self.model, self.prior, self.objective, self.schedule = model, prior, objective, schedule
         self.shape, self.generator, self.score = shape, generator, score
-        self.radius = _radius(budget)
-        self.device, self.dtype = _home(model)
-        self.gain = _port_gain(model, shape).to(self.device) if schedule.port else None
+        self.radius = radius_of(budget)
+        self.device, self.dtype = home(model)
+        self.gain = port_gain(model, shape).to(self.device) if schedule.port else None
         self._inner = budget.projector(torch.zeros(1, *shape, device=self.device))
         start = budget.sample(torch.zeros(1, *shape, device=self.device), generator)
         self._seed_state = generator.get_state()
@@ -69,9 +71,7 @@ class Crafting:
         bound = Linf(math.inf) if schedule.clip_inside else budget
         # Adam's epsilon is 1e-8 for gradients in 0-255 units; a gradient in [0, 1] units is 255 times as large.
         rule = Adam(schedule.size * self.radius, eps=255e-8)
-        self.ascent = Ascent(
-            self._value, start, bound, steps=schedule.steps, rule=rule, track=False
-        )
+        self.ascent = Ascent(self._value, start, bound, steps=schedule.steps, rule=rule, track=False)
         self._attached = Attached(objective, model)
         self._frozen = frozen(model)
 
@@ -101,7 +101,9 @@ class Crafting:
 
     def step(self) -> None:
         """One Adam step; then look at the score and halve, where the schedule says so."""
-        self._base = self.prior.batch(self.prior_state, self.shape, self.t, self.generator).to(self.device, self.dtype)
+        self._base = self.prior.batch(self.prior_state, self.shape, self.t, self.generator).to(
+            self.device, self.dtype
+        )
         try:
             self.ascent.step()
         except NonFiniteGradient as error:
@@ -136,7 +138,9 @@ class Crafting:
             "prior": self.prior.name,
             "taps": len(self._attached.names),
             "steps": self.t,
-            "selected_by": ("fooling of the substitute set" if self.score else "objective on fixed base images")
+            "selected_by": (
+                "fooling of the substitute set" if self.score else "objective on fixed base images"
+            )
             if keep_best
             else "last iterate",
             "score": self.clock.best,
@@ -194,13 +198,17 @@ class Crafting:
 
     def _look_at_taps(self) -> None:
         base = self._probe[:1]
-        troubles = inspect_taps(self._attached, base + self.delta.to(self.dtype), base - self.delta.to(self.dtype))
+        troubles = inspect_taps(
+            self._attached, base + self.delta.to(self.dtype), base - self.delta.to(self.dtype)
+        )
         names = self._attached.names
         for kind in ("no gradient", "constant", "dead"):
             bad = [name for name, trouble in troubles.items() if trouble == kind]
             if len(bad) < len(names) and kind == "dead":
                 if bad:
-                    warnings.warn(f"{len(bad)} of {len(names)} taps are dead at the start: {bad[0]} first", stacklevel=4)
+                    warnings.warn(
+                        f"{len(bad)} of {len(names)} taps are dead at the start: {bad[0]} first", stacklevel=4
+                    )
                 continue
             reason = {
                 "no gradient": "is cut off from the input's gradient (a quantised or non-differentiable layer?)",
@@ -238,12 +246,12 @@ def prepare(
     if steps is not None:
         require(steps >= 1, f"steps must be at least 1, but {steps} came")
         plan = replace(plan, steps=steps)
-    shape = _shape(model, shape)
-    _sound(model)
+    shape = image_shape(model, shape)
+    check_model(model)
     return Crafting(
         model,
         budget=budget,
-        prior=_prior(prior, model, shape),
+        prior=prior_of(prior, model, shape),
         objective=objective,
         schedule=plan,
         shape=shape,
@@ -304,89 +312,3 @@ def craft(
             if callback is not None:
                 callback(crafting.t, crafting.schedule.steps, crafting.figure())
     return crafting.result()
-
-
-def _radius(budget: Linf) -> float:
-    require(isinstance(budget, Linf), f"budget must be Linf, but {type(budget).__name__} came")
-    radius = float(torch.as_tensor(budget.radius).max())
-    require(
-        0 < radius <= 1,
-        f"radius must lie in (0, 1], since images do, but {radius:g} came; a radius in 0-255 units is divided by 255",
-    )
-    require(
-        torch.as_tensor(budget.radius).ndim == 0 and budget.scale is None,
-        "radius must be one number for the whole perturbation, without a scale",
-    )
-    if radius > 64 / 255:
-        warnings.warn(f"a radius of {radius:.3g} is plain to see: 10/255 is usual", stacklevel=4)
-    return radius
-
-
-def _home(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    for tensor in (*model.parameters(), *model.buffers()):
-        if tensor.is_floating_point():
-            return tensor.device, tensor.dtype
-    return torch.device("cpu"), torch.float32
-
-
-def _shape(model: nn.Module, shape: Iterable[int] | None) -> tuple[int, int, int]:
-    found = tuple(shape) if shape is not None else getattr(model, "input_shape", None)
-    require(
-        found is not None, "shape must be given as (channels, height, width): the model does not say its input_shape"
-    )
-    assert found is not None
-    require(
-        len(found) == 3 and all(int(side) >= 1 for side in found),
-        f"shape must be (channels, height, width), all at least 1, but {found} came",
-    )
-    channels, height, width = (int(side) for side in found)
-    require(
-        not (width <= 4 < min(channels, height)),
-        f"shape must be (channels, height, width), but {found} looks like channels last",
-    )
-    return channels, height, width
-
-
-def _sound(model: nn.Module) -> None:
-    for name, parameter in model.named_parameters():
-        require(bool(torch.isfinite(parameter).all()), f"model's weight {name!r} holds NaN or infinity")
-    if model.training:
-        warnings.warn("the model was in training mode; it is crafted in evaluation mode and put back", stacklevel=3)
-
-
-def _model_mean(model: nn.Module, channels: int) -> tuple[float, ...] | None:
-    mean = getattr(model, "mean", None)
-    if isinstance(mean, Tensor) and mean.numel() in (1, channels):
-        return tuple(mean.flatten().tolist())
-    return None
-
-
-def _prior(prior: str | Prior, model: nn.Module, shape: tuple[int, int, int]) -> Prior:
-    if isinstance(prior, Prior):
-        return prior
-    mean = _model_mean(model, shape[0])
-    if prior == "none":
-        # The image that is 0 in network units; without a normalisation that is black (the depth networks' case).
-        return NoPrior(mean or (0.0,))
-    grey = {"mean": (0.45,), "sd": (0.225,)} if shape[0] != 3 else {}
-    if prior == "range":
-        return RangePrior(**grey)
-    if prior == "smooth":
-        return SmoothPrior(**grey)
-    kind, _, place = prior.partition(":")
-    require(
-        kind == "data" and bool(place),
-        f"prior must be none, range, smooth, data:FOLDER or a prior object, but {prior!r} came",
-    )
-    images, _ = load_data(Path(place), size=min(shape[1:])).tensors()
-    return DataPrior(images)
-
-
-def _port_gain(model: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    std = getattr(model, "std", None)
-    require(
-        isinstance(std, Tensor) and std.numel() in (1, shape[0]),
-        "schedule port2020 needs a model with its normalisation inside (zoo.normalised), to bypass it",
-    )
-    assert isinstance(std, Tensor)
-    return std.reshape(1, -1, 1, 1)

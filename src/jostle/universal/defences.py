@@ -295,7 +295,7 @@ DEFENCES: dict[str, Defence | Callable[[nn.Module], nn.Module]] = {
     "ten-crop": TenCrop,
     "gaussian": GaussianBlur(5),
     "median": MedianFilter(5),
-    "bilateral": Bilateral(9, 75, 75),
+    "bilateral": Bilateral(9, 75.0, 75.0),
     "bits-3": BitDepth(3),
     "bits-2": BitDepth(2),
     "jpeg-75": JPEG(75),

@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -96,7 +96,7 @@ def evaluate(
     named = _named(perturbations)
     clean, labels = [], []
     perturbed: dict[str, list[Tensor]] = {name: [] for name in named}
-    total = len(data) if hasattr(data, "__len__") else 0
+    total = len(data) if isinstance(data, Sized) else 0
     done = 0
     with frozen(model):
         for images, truth in image_batches(data, BATCH):
@@ -115,7 +115,9 @@ def evaluate(
                 callback(done, total, f"{first} fools {rate:.1%}")
     before = torch.cat(clean)
     if len(before.unique()) == 1:
-        warnings.warn("the model gives every clean image the same class: fooling says little here", stacklevel=2)
+        warnings.warn(
+            "the model gives every clean image the same class: fooling says little here", stacklevel=2
+        )
     truth = torch.cat(labels) if labels else None
     return {name: Fooling.of(before, torch.cat(after), truth) for name, after in perturbed.items()}
 
@@ -136,9 +138,7 @@ def transfer(
     **Returns:** by model, then by perturbation.
     """
     images = list(image_batches(data))
-    return {
-        name: evaluate(model, perturbations, images, callback=callback) for name, model in models.items()
-    }
+    return {name: evaluate(model, perturbations, images, callback=callback) for name, model in models.items()}
 
 
 def data_curve(
@@ -153,7 +153,10 @@ def data_curve(
     **Arguments:** `craft_from`: from `(n, C, H, W)` images to a perturbation. `pool`: images to take the first
     `n` of. `counts`: the values of n. `data`: what is judged on; none of it may be in the pool.
     """
-    require(max(counts) <= len(pool), f"counts must not exceed the pool's {len(pool)} images, but {max(counts)} came")
+    require(
+        max(counts) <= len(pool),
+        f"counts must not exceed the pool's {len(pool)} images, but {max(counts)} came",
+    )
     found = {str(n): craft_from(pool[:n]) for n in counts}
     return {int(n): fooling for n, fooling in evaluate(model, found, data).items()}
 
@@ -174,5 +177,6 @@ def _named(perturbations: UniversalPerturbation | Tensor | Perturbations) -> dic
         perturbations = {"delta": perturbations}
     require(len(perturbations) > 0, "perturbations must hold at least one, but none came")
     return {
-        name: item.delta if isinstance(item, UniversalPerturbation) else item for name, item in perturbations.items()
+        name: item.delta if isinstance(item, UniversalPerturbation) else item
+        for name, item in perturbations.items()
     }

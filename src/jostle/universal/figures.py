@@ -29,7 +29,9 @@ def show(perturbation: UniversalPerturbation) -> "Figure":
         height, width = delta.shape[2:]
         power = spectrum(delta).clamp_min(1e-12).log10()
         extent = (-0.5, 0.5, -0.5, 0.5)
-        seen = right.imshow(power.numpy(), cmap=SEQUENTIAL, extent=extent, origin="lower", aspect=height / width)
+        seen = right.imshow(
+            power.numpy(), cmap=SEQUENTIAL, extent=extent, origin="lower", aspect=height / width
+        )
         right.set_title("power spectrum")
         right.set_xlabel("horizontal frequency (cycles/pixel)")
         right.set_ylabel("vertical frequency (cycles/pixel)")
@@ -39,7 +41,10 @@ def show(perturbation: UniversalPerturbation) -> "Figure":
 
 
 def before_after(
-    images: Float[Tensor, "n channels height width"], perturbed: Float[Tensor, "n channels height width"], before: Sequence[str], after: Sequence[str]
+    images: Float[Tensor, "n channels height width"],
+    perturbed: Float[Tensor, "n channels height width"],
+    before: Sequence[str],
+    after: Sequence[str],
 ) -> "Figure":
     """Clean images above, perturbed ones below, each with what the network takes it for."""
     with house_style():
@@ -53,7 +58,9 @@ def before_after(
     return fig
 
 
-def fooling_bars(rates: Mapping[str, Sequence[float]], intervals: Mapping[str, Sequence[tuple[float, float]]]) -> "Figure":
+def fooling_bars(
+    rates: Mapping[str, Sequence[float]], intervals: Mapping[str, Sequence[tuple[float, float]]]
+) -> "Figure":
     """Fooling rates by method, a bar a seed, with Wilson 95 % intervals."""
     colours = [COLOURS[name] for name in ("black", "sky", "blue", "orange", "green", "vermillion", "purple")]
     with house_style():
@@ -65,7 +72,9 @@ def fooling_bars(rates: Mapping[str, Sequence[float]], intervals: Mapping[str, S
             low = [100 * (v - lo) for v, (lo, _) in zip(values, intervals[name], strict=True)]
             high = [100 * (hi - v) for v, (_, hi) in zip(values, intervals[name], strict=True)]
             axis.bar(spots, [100 * v for v in values], width=0.85, color=colours[index % len(colours)])
-            axis.errorbar(spots, [100 * v for v in values], yerr=[low, high], fmt="none", ecolor="0.25", capsize=2, lw=1)
+            axis.errorbar(
+                spots, [100 * v for v in values], yerr=[low, high], fmt="none", ecolor="0.25", capsize=2, lw=1
+            )
             ticks.append((sum(spots) / len(spots), name))
             place = spots[-1] + 1.8
         axis.set_xticks([spot for spot, _ in ticks], [_wrap(name, 12) for _, name in ticks])
@@ -76,7 +85,9 @@ def fooling_bars(rates: Mapping[str, Sequence[float]], intervals: Mapping[str, S
 
 
 def progress(
-    history: Sequence[Mapping[str, Any]], looks: Mapping[int, float], intervals: Mapping[int, tuple[float, float]]
+    history: Sequence[Mapping[str, Any]],
+    looks: Mapping[int, float],
+    intervals: Mapping[int, tuple[float, float]],
 ) -> "Figure":
     """Fooling, saturation and objective against the iteration, with the halvings marked."""
     steps = [row["step"] for row in history]
@@ -84,9 +95,19 @@ def progress(
         fig, (top, bottom) = figure(2, 1, (6.4, 4.2))
         spots = sorted(looks)
         values = [100 * looks[t] for t in spots]
-        errors = [[100 * (looks[t] - intervals[t][0]) for t in spots], [100 * (intervals[t][1] - looks[t]) for t in spots]]
-        top.errorbar(spots, values, yerr=errors, marker="o", color=COLOURS["blue"], capsize=2, label="images fooled")
-        top.plot(steps, [100 * row["saturation"] for row in history], color=COLOURS["orange"], label="entries at the bound")
+        errors = [
+            [100 * (looks[t] - intervals[t][0]) for t in spots],
+            [100 * (intervals[t][1] - looks[t]) for t in spots],
+        ]
+        top.errorbar(
+            spots, values, yerr=errors, marker="o", color=COLOURS["blue"], capsize=2, label="images fooled"
+        )
+        top.plot(
+            steps,
+            [100 * row["saturation"] for row in history],
+            color=COLOURS["orange"],
+            label="entries at the bound",
+        )
         top.set_ylabel("share (%)")
         top.set_ylim(0, 100)
         top.legend(loc="upper left")
@@ -133,12 +154,43 @@ def labels_histogram(perturbed: Tensor, classes: Sequence[str] | None, top: int 
     return fig
 
 
-def curve(points: Mapping[str, Mapping[float, float]], xlabel: str, title: str, log: bool = False) -> "Figure":
+def defence_bars(found: Mapping[str, Mapping[str, float]]) -> "Figure":
+    """Fooling behind each defence, a bar a perturbation, with the accuracy left to clean images as dots."""
+    names = [name for name in next(iter(found.values())) if name != "clean top-1"]
+    width = 0.8 / len(names)
+    with house_style():
+        fig, axis = figure(1, 1, (6.4, 3.4))
+        for i, (name, colour) in enumerate(zip(names, COLOURS.values(), strict=False)):
+            spots = [k + (i - (len(names) - 1) / 2) * width for k in range(len(found))]
+            axis.bar(
+                spots,
+                [100 * row[name] for row in found.values()],
+                width,
+                color=colour,
+                label=name.rpartition(" ")[0],
+            )
+        top1 = [100 * row["clean top-1"] for row in found.values()]
+        axis.plot(range(len(found)), top1, "D", color="black", label="clean top-1")
+        axis.set_xticks(range(len(found)), [_wrap(name, 9) for name in found])
+        axis.set_ylabel("images (%)")
+        axis.set_title("images fooled behind each defence")
+        axis.grid(False, axis="x")
+        axis.legend(ncols=len(names) + 1, loc="upper center", bbox_to_anchor=(0.5, -0.18))
+    return fig
+
+
+def curve(
+    points: Mapping[str, Mapping[float, float]], xlabel: str, title: str, log: bool = False
+) -> "Figure":
     """Fooling against a number, a line a method (budget, images given, ...)."""
     with house_style():
         fig, axis = figure(1, 1, (6.4, 3.0))
-        for (name, line), colour in zip(points.items(), ("blue", "vermillion", "green", "orange", "purple"), strict=False):
-            axis.plot(list(line), [100 * v for v in line.values()], marker="o", color=COLOURS[colour], label=name)
+        for (name, line), colour in zip(
+            points.items(), ("blue", "vermillion", "green", "orange", "purple"), strict=False
+        ):
+            axis.plot(
+                list(line), [100 * v for v in line.values()], marker="o", color=COLOURS[colour], label=name
+            )
         if log:
             axis.set_xscale("log")
         axis.set_xlabel(xlabel)
@@ -158,7 +210,9 @@ def transfer_map(matrix: Mapping[str, Mapping[str, float]]) -> "Figure":
         for i in range(len(models)):
             for j in range(len(perturbations)):
                 value = float(grid[i, j])
-                axis.text(j, i, f"{value:.0f}", ha="center", va="center", color="white" if value < 55 else "black")
+                axis.text(
+                    j, i, f"{value:.0f}", ha="center", va="center", color="white" if value < 55 else "black"
+                )
         axis.set_xticks(range(len(perturbations)), [_wrap(p, 12) for p in perturbations])
         axis.set_yticks(range(len(models)), models)
         axis.set_xlabel("perturbation")

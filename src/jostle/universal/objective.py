@@ -90,7 +90,9 @@ class Objective:
             f"reduction must be per_sample or joint, but {self.reduction!r} came",
         )
         shares = 0 < self.positive <= 1 and 0 < self.negative <= 1
-        require(shares, f"positive and negative must lie in (0, 1], but {self.positive} and {self.negative} came")
+        require(
+            shares, f"positive and negative must lie in (0, 1], but {self.positive} and {self.negative} came"
+        )
 
     def attach(self, model: nn.Module) -> "Attached":
         """Listen to a model: a context manager whose value is a function of images."""
@@ -104,7 +106,9 @@ class Objective:
             return log_norm(activation, self.reduction).exp()
         if self.loss == "fff":
             return log_mean_abs(activation, self.reduction)
-        halves = [log_norm(half, self.reduction) for half in (activation.clamp_min(0), activation.clamp_max(0))]
+        halves = [
+            log_norm(half, self.reduction) for half in (activation.clamp_min(0), activation.clamp_max(0))
+        ]
         log2 = 0.6931471805599453
         return torch.stack([2 * half - log2 for half in halves], dim=1)
 
@@ -176,7 +180,9 @@ def _where(objective: Objective, model: nn.Module) -> Where:
 
 
 def inspect_taps(
-    attached: Attached, images: Float[Tensor, "batch channels height width"], probe: Float[Tensor, "batch channels height width"]
+    attached: Attached,
+    images: Float[Tensor, "batch channels height width"],
+    probe: Float[Tensor, "batch channels height width"],
 ) -> dict[str, str]:
     """Look for taps that cannot help: dead (no output at all), constant (a norm that no input changes), or cut
     off from the input's gradient.
@@ -188,16 +194,21 @@ def inspect_taps(
         entry = images.detach().clone().requires_grad_()
         terms = attached.terms(entry)
         names = list(attached.names)
-        lost = {name: "no gradient" for name, term in zip(names, terms, strict=True) if not term.requires_grad}
+        lost = {
+            name: "no gradient" for name, term in zip(names, terms, strict=True) if not term.requires_grad
+        }
     with torch.no_grad():
         other = attached.terms(probe)
     floor = 0.5 * torch.tensor(TINY).log() + 1e-3
     for name, first, second in zip(names, terms, other, strict=True):
         if name in lost:
             continue
-        if bool((first <= floor).all()) and bool((second <= floor).all()) and attached.objective.loss == "gduap":
+        if (
+            bool((first <= floor).all())
+            and bool((second <= floor).all())
+            and attached.objective.loss == "gduap"
+        ):
             lost[name] = "dead"
         elif bool(torch.isfinite(first).all()) and torch.allclose(first, second, rtol=0, atol=1e-6):
             lost[name] = "constant"
     return lost
-

@@ -78,7 +78,10 @@ class UniversalPerturbation:
                     "delta" in file.keys(),  # noqa: SIM118 (not a dict)
                     f"{path} must hold a tensor 'delta', but it holds {', '.join(file.keys()) or 'nothing'}",
                 )
-                delta, note = file.get_tensor("delta"), json.loads((file.metadata() or {}).get("jostle", "{}"))
+                delta, note = (
+                    file.get_tensor("delta"),
+                    json.loads((file.metadata() or {}).get("jostle", "{}")),
+                )
         except (SafetensorError, OSError, ValueError) as error:
             if isinstance(error, JostleError):
                 raise

@@ -204,7 +204,9 @@ def augment(
         return options[int(torch.randint(len(options), (), generator=generator))]
 
     scale = 0.75 + 0.75 * float(torch.rand((), generator=generator)) if chance() else 1.0
-    view = T.resize(image, [round(target * scale)], interpolation=v2.InterpolationMode.BILINEAR, antialias=smooth)
+    view = T.resize(
+        image, [round(target * scale)], interpolation=v2.InterpolationMode.BILINEAR, antialias=smooth
+    )
     if chance():
         view = T.horizontal_flip(view)
     if chance():
@@ -220,7 +222,9 @@ def augment(
     top = int(torch.randint(view.shape[1] - height + 1, (), generator=generator))
     left = int(torch.randint(view.shape[2] - width + 1, (), generator=generator))
     view = view[:, top : top + height, left : left + width]
-    view = T.resize(view, [round(target * 8 / 7)], interpolation=v2.InterpolationMode.BILINEAR, antialias=smooth)
+    view = T.resize(
+        view, [round(target * 8 / 7)], interpolation=v2.InterpolationMode.BILINEAR, antialias=smooth
+    )
     return T.center_crop(view, [height, width])
 
 

@@ -41,7 +41,9 @@ def _source(data: Any, size: int) -> Iterable[Any]:
         return data.batches(size)
     if isinstance(data, Iterable):
         return data
-    raise JostleError(f"data must be a tensor of images, zoo images or batches, but {type(data).__name__} came")
+    raise JostleError(
+        f"data must be a tensor of images, zoo images or batches, but {type(data).__name__} came"
+    )
 
 
 def check_images(images: Tensor) -> None:
@@ -55,7 +57,9 @@ def check_images(images: Tensor) -> None:
         not (shape[3] <= 4 < min(shape[1], shape[2])),
         f"images must be (n, channels, height, width), but {shape} came, which looks like channels last",
     )
-    require(images.is_floating_point(), f"images must be floats in [0, 1], but {images.dtype} came; divide by 255")
+    require(
+        images.is_floating_point(), f"images must be floats in [0, 1], but {images.dtype} came; divide by 255"
+    )
     require(bool(torch.isfinite(images).all()), "images must be finite, but NaN or infinity came")
     low, high = float(images.min()), float(images.max())
     require(
@@ -94,7 +98,7 @@ class FoolingScore:
             for batch, _ in image_batches(images):
                 require(
                     tuple(batch.shape[1:]) == tuple(shape),
-                    f"substitute images must be {tuple(shape)} like the perturbation, but {tuple(batch.shape[1:])} came",
+                    f"substitute images must be {tuple(shape)} like delta, but {tuple(batch.shape[1:])} came",
                 )
                 device = next(iter(model.parameters()), batch).device
                 self.clean.append((batch.to(device), predict(model, batch.to(device))))

@@ -10,14 +10,20 @@ from torch import Tensor, nn
 from jostle.core.budgets import Linf
 from jostle.core.errors import require
 from jostle.core.taps import frozen
-from jostle.lab import Claim, Run, Stage, Study
+from jostle.lab import Run, Stage, Study
 from jostle.universal import figures
-from jostle.universal.craft import prepare
-from jostle.universal.evaluate import evaluate
+from jostle.universal.claims import CLAIMS
+from jostle.universal.craft import craft, prepare
+from jostle.universal.defences import DEFENCES, defended
+from jostle.universal.dense_task import SIDE, judge_segmentation, segmentation_task
+from jostle.universal.evaluate import data_curve, evaluate
+from jostle.universal.noise import sign_noise, uniform_noise
 from jostle.universal.objective import Objective
 from jostle.universal.perturbation import UniversalPerturbation, perturb
 from jostle.universal.priors import DataPrior, Prior
 from jostle.universal.recipes import RECIPES
+from jostle.universal.schedule import ScheduleName
+from jostle.universal.sgd import sgd_uap
 from jostle.zoo import Images, load_data, load_model
 
 LOOKS = (1, 10, 25, 50, 75, 100, 150, 300, 1000, 3000, 10_000)
@@ -30,14 +36,16 @@ class Config:
     `model`, `weights`: as for `zoo.load_model`. `data`: images that are judged on; never used in crafting.
     `radius`: in units of [0, 1]. `schedule`, `steps`: of each crafting (`steps` 0: the schedule's). `seeds`: how
     many craftings of each kind. `methods`: which kinds. `data_prior`: other images, for the kind `data`.
-    `looks_on`: images on which the figure of fooling against iteration is drawn.
+    `looks_on`: images on which the figure of fooling against iteration is drawn. `defences`: judge behind each
+    defence too. `counts`: craft by SGD-UAP from so many images of the data prior each (claim C6). `scenes`: train
+    a segmenter on so many scenes and judge on it too; 0 leaves it out. `scenery`: their backgrounds.
     """
 
     model: str = "efficientnet-lite0"
     weights: str | None = None
     data: str = "photographs"
     radius: float = 10 / 255
-    schedule: str = "fast"
+    schedule: ScheduleName = "fast"
     steps: int = 0
     seed: int = 0
     seeds: int = 1
@@ -45,6 +53,10 @@ class Config:
     data_prior: str | None = None
     substitute: str | None = None
     looks_on: int = 40
+    defences: bool = False
+    counts: tuple[int, ...] = ()
+    scenes: int = 0
+    scenery: str = "photographs"
 
 
 PRESETS = {
@@ -58,6 +70,10 @@ PRESETS = {
         methods=("none", "range", "data", "ours"),
         data_prior="pacs-128.zip::photo",
         looks_on=200,
+        defences=True,
+        counts=(16, 64, 256, 1024),
+        scenes=6000,
+        scenery="pacs-128.zip::photo",
     ),
     "paper": Config(
         model="torchvision:vgg16",
@@ -90,15 +106,26 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             up, shots = _craft(config, run, model, shape, method, seed)
             crafted.setdefault(method, []).append(up)
             snapshots = snapshots or shots
+    budget = Linf(config.radius)
     nulls = {
-        "sign noise": Linf(config.radius).steepest(torch.randn(1, *shape, generator=run.generator("sign"))) * config.radius,
-        "uniform noise": Linf(config.radius).sample(torch.zeros(1, *shape), run.generator("uniform")),
+        "sign noise": sign_noise(shape, budget, run.generator("sign")),
+        "uniform noise": uniform_noise(shape, budget, run.generator("uniform")),
     }
     named = {**nulls, **{f"{m} {i}": up.delta for m, ups in crafted.items() for i, up in enumerate(ups)}}
     verdicts = _judge(run, "judge", model, named, images)
     run.tensors("deltas", named)
-    looks = _judge(run, "looks", model, {str(t): d for t, d in snapshots.items()}, _strided(images, config.looks_on))
+    looks = _judge(
+        run, "looks", model, {str(t): d for t, d in snapshots.items()}, _strided(images, config.looks_on)
+    )
     metrics = _metrics(config, verdicts)
+    if config.defences:
+        metrics["defences"] = _defended(
+            run, model, {n: d for n, d in named.items() if n.endswith(" 0")}, images
+        )
+    if config.counts:
+        metrics["sgd by images"] = _by_count(config, run, model, shape, images)
+    if config.scenes:
+        metrics["segmentation"] = _segmentation(config, run, model)
     _draw(config, run, model, images, crafted, named, verdicts, looks)
     return metrics
 
@@ -109,7 +136,7 @@ def _craft(
     name = f"{method}, seed {seed}"
 
     def work(stage: Stage) -> dict[str, Any]:
-        recipe = RECIPES[method] if method in RECIPES else None
+        recipe = RECIPES.get(method)
         substitute = None
         if config.substitute is not None:
             substitute = load_data(config.substitute, size=shape[1]).subset(range(1000))
@@ -161,9 +188,14 @@ def _judge(
     run: Run, name: str, model: nn.Module, deltas: Mapping[str, Tensor], images: Images
 ) -> dict[str, dict[str, Any]]:
     def work(stage: Stage) -> dict[str, Any]:
-        with run.progress(f"{name}: {len(deltas)} perturbations on {len(images)} images", len(images)) as advance:
+        with run.progress(
+            f"{name}: {len(deltas)} perturbations on {len(images)} images", len(images)
+        ) as advance:
             found = evaluate(
-                model, deltas, images, callback=lambda done, total, figure: advance(figure, steps=0, done=done)
+                model,
+                deltas,
+                images,
+                callback=lambda done, total, figure: advance(figure, steps=0, done=done),
             )
         return {
             key: {**fooling.numbers(), "clean": fooling.clean, "perturbed": fooling.perturbed}
@@ -173,13 +205,82 @@ def _judge(
     return run.stage(name, work)
 
 
+def _defended(
+    run: Run, model: nn.Module, deltas: Mapping[str, Tensor], images: Images
+) -> dict[str, dict[str, float]]:
+    found = {}
+    for name in DEFENCES:
+        verdicts = _judge(run, f"behind {name}", defended(model, name), deltas, images)
+        found[name] = {key: verdict["rate"] for key, verdict in verdicts.items()}
+        found[name]["clean top-1"] = next(iter(verdicts.values()))["clean_top1"]
+    run.figure(
+        "defences",
+        figures.defence_bars(found),
+        "Images fooled behind each defence, and the accuracy that the defence leaves to clean images.",
+    )
+    return found
+
+
+def _by_count(
+    config: Config, run: Run, model: nn.Module, shape: tuple[int, int, int], images: Images
+) -> dict[str, float]:
+    require(config.data_prior is not None, "counts need data_prior, images to craft from")
+    assert config.data_prior is not None
+    pool = _strided(load_data(config.data_prior, size=shape[1]), max(config.counts)).tensors()[0]
+
+    def work(stage: Stage) -> dict[str, float]:
+        found = data_curve(
+            lambda some: sgd_uap(model, some, Linf(config.radius), generator=run.generator("sgd")),
+            model,
+            pool,
+            config.counts,
+            images,
+        )
+        return {str(count): fooling.rate for count, fooling in found.items()}
+
+    rates = run.stage("fooling by number of images", work)
+    run.figure(
+        "images",
+        figures.curve(
+            {"SGD-UAP": {float(n): rate for n, rate in rates.items()}},
+            "images crafted from",
+            "less data",
+            log=True,
+        ),
+        "A data-driven perturbation (SGD-UAP) crafted from fewer and fewer images.",
+    )
+    return rates
+
+
+def _segmentation(config: Config, run: Run, model: nn.Module) -> dict[str, dict[str, Any]]:
+    def work(stage: Stage) -> dict[str, dict[str, Any]]:
+        scenery = load_data(config.scenery, size=128)
+        with run.progress("training a segmenter", None) as advance:
+            task = segmentation_task(
+                model,
+                scenery,
+                run.generator("scenes"),
+                scenes=config.scenes,
+                callback=lambda done, total, figure: advance(figure, steps=0, done=done, total=total),
+            )
+        budget, shape = Linf(config.radius), (3, SIDE, SIDE)
+        deltas = {"sign noise": sign_noise(shape, budget, run.generator("sign scenes"))}
+        for prior in ("none", "range"):
+            deltas[prior] = craft(
+                task.net, budget, prior=prior, shape=shape, generator=run.generator(f"scenes {prior}")
+            ).delta
+        return judge_segmentation(task, deltas, run.generator("bootstrap"))
+
+    return run.stage("segmentation", work)
+
+
 def _metrics(config: Config, verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     first = verdicts["sign noise"]
     metrics: dict[str, Any] = {"images": first["count"], "data": config.data}
     if config.data != "photographs":
         metrics["clean top-1"] = first["clean_top1"]
     for name, verdict in verdicts.items():
-        method, _, seed = name.rpartition(" ")
+        method = name.rpartition(" ")[0]
         key = name if name.endswith("noise") else method
         entry = metrics.setdefault(key, {"rates": [], "intervals": [], "dominant share": []})
         entry["rates"].append(verdict["rate"])
@@ -200,7 +301,9 @@ def _draw(
 ) -> None:
     classes = getattr(model, "classes", None)
     label: Callable[[int], str] = lambda k: classes[k] if classes else f"class {k}"  # noqa: E731
-    best = max((name for name in named if not name.endswith("noise")), key=lambda name: verdicts[name]["rate"])
+    best = max(
+        (name for name in named if not name.endswith("noise")), key=lambda name: verdicts[name]["rate"]
+    )
     verdict = verdicts[best]
     method = best.rpartition(" ")[0]
     run.figure(
@@ -239,7 +342,9 @@ def _draw(
         "entries at the bound, and the objective.",
     )
     names, ratios = _growth(model, {m: ups[0].delta for m, ups in crafted.items()}, clean[:1])
-    run.figure("growth", figures.growth(names, ratios), "Norm of each tapped layer's output, perturbed over clean.")
+    run.figure(
+        "growth", figures.growth(names, ratios), "Norm of each tapped layer's output, perturbed over clean."
+    )
     run.figure(
         "labels",
         figures.labels_histogram(verdict["perturbed"], classes),
@@ -289,68 +394,4 @@ def _strided(images: Images, count: int) -> Images:
     return images.subset(range(0, len(images), step)[:count])
 
 
-def _rate(metrics: Mapping[str, Any], key: str) -> list[float] | None:
-    return metrics[key]["rates"] if key in metrics else None
-
-
-def _percent(values: Sequence[float]) -> str:
-    return ", ".join(f"{100 * value:.1f} %" for value in values)
-
-
-def _pair(first: str, second: str) -> Callable[[Mapping[str, Any]], str | None]:
-    def measured(metrics: Mapping[str, Any]) -> str | None:
-        a, b = _rate(metrics, first), _rate(metrics, second)
-        return None if a is None or b is None else f"{second} {_percent(b)}; {first} {_percent(a)}"
-
-    return measured
-
-
-def _gains(metrics: Mapping[str, Any], first: str, second: str) -> list[float]:
-    return [b - a for a, b in zip(metrics[first]["rates"], metrics[second]["rates"], strict=True)]
-
-
-CLAIMS = [
-    Claim(
-        "UNIV-C1a",
-        "Without any data, GD-UAP fools far more images than random noise: at least 2.8 times sign noise, each seed.",
-        "VGG-16: 45.5 % against 8.6 % for random noise; six networks: 3.3 to 6.8 times",
-        "quick",
-        _pair("sign noise", "none"),
-        lambda m: all(rate >= 2.8 * m["sign noise"]["rates"][0] for rate in m["none"]["rates"]),
-    ),
-    Claim(
-        "UNIV-C1b",
-        "Knowing the range of the data helps: range prior above no prior by 5 points in most seeds.",
-        "VGG-16: 63.1 % against 45.5 %; higher for all six networks",
-        "quick",
-        _pair("none", "range"),
-        lambda m: 3 * sum(gain >= 0.05 for gain in _gains(m, "none", "range")) >= 2 * len(m["none"]["rates"]),
-    ),
-    Claim(
-        "UNIV-C1c",
-        "Data helps more than its range: data prior above range prior on average.",
-        "VGG-16: 77.8 % against 63.1 %; higher for all six networks",
-        "gpu",
-        _pair("range", "data"),
-        lambda m: sum(_gains(m, "range", "data")) > 0,
-    ),
-    Claim(
-        "UNIV-C2",
-        "Segmentation: the mean IoU falls far below that under random noise.",
-        "FCN-Alex: 15.4 % without data, 45.7 % under noise, 46.2 % clean",
-        "paper",
-        lambda m: None,
-        lambda m: False,
-    ),
-    Claim(
-        "UNIV-C3",
-        "Depth: with the range prior a network does worse on a1 than predicting the training mean.",
-        "ResNet50 on KITTI: a1 .460 against .638",
-        "paper",
-        lambda m: None,
-        lambda m: False,
-    ),
-]
-
 STUDY = Study(key="universal", presets=PRESETS, run=run, claims=CLAIMS)
-
