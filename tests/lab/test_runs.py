@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from jostle import lab
 from jostle.core.errors import JostleError
-from jostle.lab import Run
 from jostle.files import read_json
+from jostle.lab import Run
 from jostle.lab.style import figure, house_style
 
 TOY = Path(__file__).with_name("toy.py")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from jostle.core.errors import JostleError
-from jostle.lab.claims import judge
 from jostle.files import read_json, write_json, write_text
+from jostle.lab.claims import judge
 from jostle.lab.report import write_report
 from jostle.lab.rooms import load_study, room
 from jostle.lab.runs import Run
