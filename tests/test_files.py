@@ -44,7 +44,7 @@ def test_the_draft_keeps_the_suffix_and_folders_are_made(tmp_path):
 
 def test_a_bad_folder_is_a_sentence(tmp_path):
     write_text(tmp_path / "file", "not a folder")
-    with pytest.raises(JostleError, match="could not write .*page.txt: "):
+    with pytest.raises(JostleError, match=r"could not write .*page.txt: "):
         write_text(tmp_path / "file" / "page.txt", "text")
 
 
@@ -52,7 +52,7 @@ def test_a_bad_folder_is_a_sentence(tmp_path):
 def test_a_read_only_folder_is_a_sentence(tmp_path):
     tmp_path.chmod(0o500)
     try:
-        with pytest.raises(JostleError, match="could not write .*: Permission denied"):
+        with pytest.raises(JostleError, match=r"could not write .*: Permission denied"):
             write_text(tmp_path / "page.txt", "text")
     finally:
         tmp_path.chmod(0o700)
@@ -63,7 +63,7 @@ def test_a_full_disk_is_a_sentence_and_nothing_is_lost(tmp_path):
     path = tmp_path / "page.txt"
     write_text(path, "old")
     with (
-        pytest.raises(JostleError, match="could not write .*: No space left on device"),
+        pytest.raises(JostleError, match=r"could not write .*: No space left on device"),
         whole(path) as draft,
     ):
         draft.symlink_to("/dev/full")

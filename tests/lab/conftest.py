@@ -1,18 +1,19 @@
-"""The toy study, and a run of it that is rich enough to look at."""
+"""The toy study, and runs that are rich enough to look at."""
 
 import importlib.util
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 
-def _toy():
+def _load(name: str):
     # By path: it is found whatever the import mode of pytest is.
-    spec = importlib.util.spec_from_file_location("jostle_toy", Path(__file__).with_name("toy.py"))
+    spec = importlib.util.spec_from_file_location(f"jostle_{name}", Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["jostle_toy"] = module
+    sys.modules[spec.name] = module
     spec.loader.exec_module(module)
     return module
 
@@ -20,16 +21,17 @@ def _toy():
 @pytest.fixture
 def toy(monkeypatch):
     """The toy module, entered as the room `toy`."""
-    module = _toy()
+    module = _load("toy")
     module.enter(monkeypatch.setitem)
     return module
 
 
+@pytest.fixture(scope="session")
+def _gallery(tmp_path_factory):
+    return _load("gallery").fill(tmp_path_factory.mktemp("gallery"))
+
+
 @pytest.fixture
-def gallery(tmp_path):
+def gallery(_gallery, tmp_path):
     """A root with runs in every state: one rich and finished, one failed, one interrupted, one cut off."""
-    spec = importlib.util.spec_from_file_location("jostle_gallery", Path(__file__).with_name("gallery.py"))
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.fill(tmp_path / "runs")
+    return shutil.copytree(_gallery, tmp_path / "runs")

@@ -14,7 +14,7 @@ from jostle.lab.style import COLOURS, DIVERGING, figure, house_style, picture
 _FIELDS = {
     "seed": 3, "model": "efficientnet-lite0", "data": None, "norm": "Linf", "radius": 10 / 255, "steps": 1500,
     "layers": ("conv_stem", "blocks.3.0.conv_pwl", "blocks.6.0.conv_pwl"), "prior": "range", "nesterov": True,
-    **{f"ascent_{name}": value for name, value in zip("abcdefghij", np.linspace(0.1, 1e-5, 10).tolist(), strict=True)},
+    **{f"ascent_{i}": value for i, value in enumerate(np.linspace(0.1, 1e-5, 10).tolist())},
     **{f"evaluation_setting_{i}": 10**i for i in range(8)}, "saturation": 1e-5, "momentum": 0.9, "crops": 4,
     **{f"defence_{name}": name == "jpeg" for name in ("jpeg", "blur", "median", "bits", "crop", "smooth")},
     "note": "a long remark about nothing in particular that has to wrap somewhere <b>or other</b>",
@@ -22,11 +22,13 @@ _FIELDS = {
 }  # fmt: skip
 
 CLAIMS = [
-    ("UNIV-C1", "Without any data the perturbation fools far more images than random signs of the same size.", "69.24 % on CaffeNet", "41.3 % [38.3, 44.4] against 12.9 %", "holds"),
+    ("UNIV-C1", "Without data the perturbation fools far more images than random signs of its size.",
+     "69.24 % on CaffeNet", "41.3 % [38.3, 44.4] against 12.9 %", "holds"),
     ("UNIV-C2", "Knowing the range of the data helps.", "+ 2.6 to + 18.7 points", "+ 6.1 points", "holds"),
     ("UNIV-C3", "Knowing the data helps more than knowing its range.", "not stated", "+ 3.0 points", "holds"),
     ("UNIV-C4", "Saturation rescaling doubles the fooling rate.", "about 2 x", "1.4 x", "fails"),
-    ("UNIV-C5", "The perturbation transfers to networks that it was not made for.", "19.2 % to 57.9 %", "23.7 %", "not-tested"),
+    ("UNIV-C5", "The perturbation transfers to networks that it was not made for.",
+     "19.2 % to 57.9 %", "23.7 %", "not-tested"),
     ("UNIV-C6", "It carries over to segmentation and to depth.", "mean IoU 0.10", "", "not-tested"),
 ]  # fmt: skip
 
@@ -53,7 +55,8 @@ def _figures(run: Run) -> None:
         run.figure(
             "fooling",
             made,
-            "Fooling rate on held-out photographs as the perturbation grows, for each prior; the dashed line is what random signs of the same size reach.",
+            "Fooling rate on held-out photographs as the perturbation grows, for each prior, and what random "
+            "signs of the same size reach.",
         )
         made, axes = figure(1, 2, (6.4, 3.0))
         phase = np.linspace(0, 6 * np.pi, 400)
@@ -88,7 +91,8 @@ def fill(root: Path) -> Path:
     write_json(finished.folder / "claims.json", claims)
     metrics = {
         "fooling": {p: {"rate": 0.4130001, "low": 0.38, "high": 0.44} for p in ("none", "range", "data")},
-        "signs": 0.129, "images": 20000, "saturated": True, "loss": list(np.linspace(-3, 9, 1500)), "tiny": 3.2e-9,
+        "signs": 0.129, "images": 20000, "saturated": True, "tiny": 3.2e-9,
+        "loss": list(np.linspace(-3, 9, 1500)),
         "layers": {"a_rather_long_name_of_a_layer.blocks.6.0.conv_pwl": 12345.678},
     }  # fmt: skip
     write_json(finished.folder / "result.json", {"study": "universal", "seconds": 83.2, "metrics": metrics})

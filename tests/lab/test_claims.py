@@ -1,11 +1,13 @@
 """Claims get the verdict that the metrics give them."""
 
+from typing import Any
+
 import pytest
 
 from jostle.lab.claims import Claim, judge
 
 
-def _claim(scale="quick", key="x"):
+def _claim(scale: Any = "quick", key="x"):
     return Claim(
         "C-1",
         "x is large",
@@ -38,5 +40,6 @@ def test_a_failing_claim_stays_in_its_place_and_its_record_is_whole():
     records = [judged.record() for judged in judge([_claim(), _claim("paper")], {"x": 1.0}, "quick")]
     assert [record["verdict"] for record in records] == ["fails", "not-tested"]
     assert records[0] == {
-        "id": "C-1", "text": "x is large", "paper": "10", "measured": "1.0", "scale": "quick", "verdict": "fails"
+        "id": "C-1", "text": "x is large", "paper": "10", "measured": "1.0", "scale": "quick",
+        "verdict": "fails",
     }  # fmt: skip

@@ -8,11 +8,12 @@ from jostle.lab.progress import track
 
 
 def _shown(terminal: bool) -> str:
-    console = Console(file=StringIO(), force_terminal=terminal, width=100)
+    output = StringIO()
+    console = Console(file=output, force_terminal=terminal, width=100)
     with track("crafting [images]", None, console) as advance:
         advance("fooling 12 %", total=4)
         advance("fooling [all] 40 %", steps=2)
-    return console.file.getvalue()
+    return output.getvalue()
 
 
 def test_silent_when_the_output_is_not_a_terminal():
@@ -24,3 +25,10 @@ def test_a_terminal_shows_title_count_and_the_latest_figure():
     assert "crafting [images]" in shown
     assert "3/4" in shown
     assert "fooling [all] 40 %" in shown
+
+
+def test_a_count_may_be_given_instead_of_steps():
+    output = StringIO()
+    with track("walking", 10, Console(file=output, force_terminal=True, width=100)) as advance:
+        advance(done=7)
+    assert "7/10" in output.getvalue()

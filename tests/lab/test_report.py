@@ -7,6 +7,7 @@ import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jostle.core.errors import JostleError
@@ -32,7 +33,7 @@ class _Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         self.links += [value for name, value in attrs if name in ("href", "src")]
-        if tag not in ("meta", "link", "img", "wbr") and self.get_starttag_text()[-2:] != "/>":
+        if tag not in ("meta", "link", "img", "wbr") and not str(self.get_starttag_text()).endswith("/>"):
             self.open.append(tag)
 
     def handle_startendtag(self, tag, attrs):
@@ -52,11 +53,13 @@ def test_a_report_says_everything_in_order(gallery):
     folder = _runs(gallery)["finished"]
     page = _Page(write_report(folder, ROOM))
     order = [
-        ROOM.title, ROOM.sentence, ROOM.paper, "arXiv:1801.08092", "quick", "1 min 23 s", "3 hold", "1 fails", "2 not tested",
-        "Figure 1. An image before", "Figure 4. Sensitivity", "UNIV-C1", "69.24 % on CaffeNet", "41.3 % [38.3, 44.4]", "holds",
-        "UNIV-C4", "fails", "UNIV-C5", "not tested at this scale", "must hold from preset paper",
+        ROOM.title, ROOM.sentence, ROOM.paper, "arXiv:1801.08092", "quick", "1 min 23 s",
+        "3 hold", "1 fails", "2 not tested", "Figure 1. An image before", "Figure 4. Sensitivity",
+        "UNIV-C1", "69.24 % on CaffeNet", "41.3 % [38.3, 44.4]", "holds", "UNIV-C4", "fails",
+        "UNIV-C5", "not tested at this scale", "must hold from preset paper",
         "Settings", "radius", "0.0392156862745098", "Environment", "packages / torch",
-        "Metrics", "fooling / none / rate", "0.413", "1,500 values from -3 to 9", "3.200e-09", "artifacts/delta.safetensors",
+        "Metrics", "fooling / none / rate", "0.413", "1,500 values from -3 to 9", "3.200e-09",
+        "artifacts/delta.safetensors",
     ]  # fmt: skip
     at = 0
     for piece in order:
@@ -99,11 +102,7 @@ def test_what_users_write_is_escaped(gallery):
 def test_an_unfinished_run_says_so_before_its_settings(gallery, state, sentence):
     folder = _runs(gallery)[state]
     words = _Page(write_report(folder, ROOM)).words
-    assert (
-        words.index(sentence)
-        < words.index(f"jostle run universal --resume {folder}")
-        < words.index("Settings")
-    )
+    assert words.index(sentence) < words.index(f"jostle run --resume {folder}") < words.index("Settings")
 
 
 def test_damaged_files_are_a_sentence_in_the_report_and_a_row_in_the_index(gallery):
@@ -126,9 +125,8 @@ def test_the_index_has_a_card_a_method_and_a_row_a_run(gallery, toy):
     assert ROOM.sentence in cards and "3 hold 1 fails 2 not tested" in cards
     assert re.search(r"quick · 1 min 23 s · \d+ \w+ \d{4}", cards)
     assert page.source.count("before-and-after.svg") == 1
-    assert [len(re.findall(rf"\b{s}\b", rows)) for s in ("finished", "interrupted", "failed", "running")][
-        :1
-    ] == [2]
+    states = re.findall(r'class="state (\w+)"', page.source)
+    assert sorted(states) == ["failed", "finished", "interrupted", "running"]
     assert "This run failed: OutOfMemoryError" in rows and "stopped by hand" in rows
 
 
@@ -172,23 +170,15 @@ def test_numbers_are_formatted_for_people():
 # A browser, where there is one.
 
 _BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-_FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--hide-scrollbars",
-    "--allow-file-access-from-files",
-    "--virtual-time-budget=4000",
-]
+_FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
+    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
+    "--allow-file-access-from-files", "--virtual-time-budget=4000",
+)  # fmt: skip
 
 
 def _browse(tmp_path: Path, page: Path, width: int, scheme: str, *flags: str) -> str:
-    # In a frame: a browser's own window cannot be as narrow as a telephone. The script is the frame's, not the page's.
+    # In a frame: a browser's own window cannot be as narrow as a telephone. The script is the frame's.
     frame = tmp_path / "frame.html"
     frame.write_text(
         f"""<!doctype html><meta name="color-scheme" content="light dark"><style>body{{margin:0}}</style>
@@ -230,6 +220,7 @@ def test_a_screenshot_is_light_or_dark_and_figures_stay_on_white(gallery, tmp_pa
     for scheme in ("light", "dark"):
         _browse(tmp_path, page, width, scheme, f"--screenshot={tmp_path / scheme}.png")
         shot = Image.open(tmp_path / f"{scheme}.png").convert("RGB").crop((0, 0, width, 1600))
-        assert (shot.getpixel((3, 3))[0] > 200) == (scheme == "light")
-        white = sum(count for count, colour in shot.getcolors(2**24) if colour == (255, 255, 255))
-        assert white > 0.1 * width * 1600
+        pixels = np.asarray(shot)
+        assert (pixels[3, 3].min() > 200) == (scheme == "light")
+        assert (pixels[3, 3].max() < 60) == (scheme == "dark")
+        assert (pixels == 255).all(axis=2).mean() > 0.1

@@ -38,7 +38,8 @@ def parallel(
     with _backend(engine, jobs):
         # Ray's joblib backend hands all results over at the end.
         pool = joblib.Parallel(n_jobs=jobs, return_as="list" if engine == "ray" else "generator_unordered")
-        yield from pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
+        results: Any = pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
+        yield from results
 
 
 def _task(function: Callable[[Item], Any], index: int, item: Item) -> tuple[int, Any]:

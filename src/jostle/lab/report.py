@@ -1,5 +1,6 @@
 """Pages that a person wants to look at: one for a run, and one for all of them."""
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -59,7 +60,8 @@ def write_index(root: Path | None = None) -> Path:
     that failed or were cut off. A method without a finished run is a card with the command to type.
 
     **Arguments:** `root`: the folder of runs; default `JOSTLE_RUNS` or `./runs`.
-    **Raises:** `JostleError` if the index cannot be written. A run that cannot be read has a row that says so.
+    **Raises:** `JostleError` if the index cannot be written. A run that cannot be read has a row
+    that says so.
     """
     root = Path(root or runs_root())
     runs = []
@@ -71,9 +73,8 @@ def write_index(root: Path | None = None) -> Path:
         except JostleError as error:
             runs.append(_Record(config.parent, room, "failed", str(error), readable=False))
     runs.sort(key=lambda run: (run.date, run.folder.name), reverse=True)
-    cards = [
-        (room, next((r for r in runs if r.key == room.key and r.finished), None)) for room in ROOMS.values()
-    ]
+    newest = {run.key: run for run in reversed(runs) if run.finished}
+    cards = [(room, newest.get(room.key)) for room in ROOMS.values()]
     totals = Counter(claim["verdict"] for _, run in cards if run for claim in run.claims)
     page = root / "index.html"
     write_text(page, _templates().get_template("index.html").render(runs=runs, cards=cards, totals=totals))
@@ -168,7 +169,7 @@ class _Record:
 
     @property
     def again(self) -> str:
-        return f"jostle run {self.key} --resume {self.folder}"
+        return f"jostle run --resume {shlex.quote(str(self.folder))}"
 
     def listing(self, name: str) -> list[tuple[str, int]]:
         """The files of a sub-folder with their sizes; drafts are not listed."""

@@ -149,7 +149,10 @@ class Run:
             self.console.print(sentence, markup=False)
 
     def figure(self, name: str, figure: "Figure", caption: str) -> None:
-        """Keep a matplotlib figure as SVG and PNG, in the order of the report; a name kept before is replaced."""
+        """Keep a matplotlib figure as SVG and PNG, in the order of the report.
+
+        One of the same name is replaced.
+        """
         listing = self.folder / "figures" / "figures.json"
         for suffix, extra in (("svg", {"Date": None}), ("png", {})):
             # In the house style here too: some of its settings count when a figure is saved.
@@ -237,8 +240,8 @@ class Stage:
             kept = torch.load(buffer, weights_only=True)
         except Exception as error:
             raise JostleError(
-                f"stage {self.name!r} can keep tensors, numbers, strings, and lists, tuples and dicts of these, "
-                f"but its value was refused: {error}"
+                f"stage {self.name!r} can keep tensors, numbers, strings, and lists, tuples and dicts of "
+                f"these, but its value was refused: {error}"
             ) from error
         with whole(path) as draft:
             draft.write_bytes(buffer.getvalue())
@@ -276,10 +279,10 @@ def _revision() -> str | None:
     import subprocess
 
     def git(*words: str) -> str:
-        command = ["git", *words]
-        return subprocess.run(
-            command, cwd=here, capture_output=True, text=True, timeout=5, check=True
-        ).stdout.strip()
+        done = subprocess.run(
+            ["git", *words], cwd=here, capture_output=True, text=True, timeout=5, check=True
+        )
+        return done.stdout.strip()
 
     here = Path(__file__).parent
     try:
