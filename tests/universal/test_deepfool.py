@@ -95,6 +95,6 @@ def test_bad_input_is_one_sentence(digit_net, digits):
         with pytest.raises(JostleError, match="at least"):
             deepfool(digit_net, images, **wrong)
     with pytest.raises(JostleError, match="target must lie"):
-        deepfool_uap(digit_net, images, Linf(0.1), generator=g, target=0)
+        deepfool_uap(digit_net, images, Linf(0.1), generator=g, target=0.0)
     with pytest.raises(JostleError, match="at least one image"):
         inspect.unwrap(deepfool_uap)(digit_net, images[:0], Linf(0.1), generator=g)

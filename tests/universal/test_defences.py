@@ -121,7 +121,7 @@ def test_tv_reaches_the_minimum(photograph):
     from skimage.restoration import denoise_tv_bregman, denoise_tv_chambolle
 
     everything = torch.ones_like(photograph).double()
-    found = objective(TVMinimise(drop=0)(photograph), photograph, everything, 0.03)
+    found = objective(TVMinimise(drop=0.0)(photograph), photograph, everything, 0.03)
     pixels = photograph[0].double().numpy()
     for theirs in (
         denoise_tv_bregman(pixels, weight=1 / 0.03, max_num_iter=1000, eps=1e-8, channel_axis=0),
@@ -167,8 +167,8 @@ def test_defended_wraps_a_model(photograph):
     "make",
     [
         lambda: JPEG(0), lambda: GaussianBlur(4), lambda: GaussianBlur(5, sigma=0.0), lambda: MedianFilter(2),
-        lambda: Bilateral(9, sigma_colour=0), lambda: BitDepth(9), lambda: TVMinimise(weight=0),
-        lambda: TVMinimise(drop=1.0), lambda: TVMinimise(steps=0), lambda: TenCrop(nn.Identity(), share=0),
+        lambda: Bilateral(9, sigma_colour=0.0), lambda: BitDepth(9), lambda: TVMinimise(weight=0.0),
+        lambda: TVMinimise(drop=1.0), lambda: TVMinimise(steps=0), lambda: TenCrop(nn.Identity(), share=0.0),
     ],
 )  # fmt: skip
 def test_parameters_out_of_range_are_one_sentence(make):

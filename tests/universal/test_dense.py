@@ -111,4 +111,4 @@ def test_bad_input_is_one_sentence(squares):
     with pytest.raises(JostleError, match="at least one image"):
         train_head(net, images[:0], masks[:0], segmentation_loss(), generator=generator())
     with pytest.raises(JostleError, match="background must be above 0"):
-        segmentation_loss(0)
+        segmentation_loss(0.0)

@@ -79,7 +79,7 @@ def test_labels_beyond_the_classes_are_refused(truth, prediction, sentence):
 def test_gfr():
     assert gfr(1.0) == 0 and gfr(0.0) == 1 and gfr(30.0, best=40.0) == 0.25
     with pytest.raises(JostleError, match="best must be above 0"):
-        gfr(0.5, best=0)
+        gfr(0.5, best=0.0)
 
 
 class Pixel(nn.Module):

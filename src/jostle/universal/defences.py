@@ -9,7 +9,7 @@ package ships.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,7 +33,6 @@ def _odd(size: int) -> None:
     require(size >= 1 and size % 2 == 1, f"a window's side must be odd and at least 1, but {size} came")
 
 
-@runtime_checkable
 class Defence(Protocol):
     """An input transformation: images in [0, 1] to images in [0, 1], of the same shape."""
 
@@ -241,9 +240,8 @@ class TVMinimise:
         _check(images)
         generator = torch.Generator().manual_seed(self.seed)
         kept = (torch.rand(images.shape, generator=generator) >= self.drop).to(images)
-        step = (
-            8**-0.5
-        )  # the product of both steps with the gradient's squared norm, at most 8, must not exceed 1
+        # Both steps' product with the squared norm of the gradient, at most 8, must not exceed 1.
+        step = 8**-0.5
         pull = 2 * step * kept
         u = kept * images + (1 - kept) * _local_mean(images, kept)
         ahead, down, right = u, torch.zeros_like(u), torch.zeros_like(u)
