@@ -145,12 +145,12 @@ class Ascent:
         self.value = value
         if not self.track:
             return
-        first = leaves_of(self.u)[0]
-        require(
-            len(value) in (1, first.shape[0] if first.ndim else 1),
-            f"objective must give one number, or one a row of the perturbation's {tuple(first.shape)}, but "
-            f"{len(value)} came",
-        )
+        shape = leaves_of(self.u)[0].shape
+        if len(value) not in (1, *shape[:1]):
+            raise JostleError(
+                f"objective must give one number, or one a row of the perturbation's {tuple(shape)}, but "
+                f"{len(value)} came"
+            )
         score = value if self.maximise else -value
         if self.best_value is None:
             self.best_value, self.best_u = value, self.u

@@ -13,7 +13,7 @@ from torch import Tensor
 Number = Any
 """A float, or a tensor of shape `(rows, 1)` in float64."""
 
-_BLOCK = 512
+_BLOCK = 64
 _LARGE = 1 << 16
 
 

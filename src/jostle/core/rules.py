@@ -182,8 +182,9 @@ class APGD(Rule):
             score, best = -score, -best
         u, before, grad = ascent.u, state["before"], grads
         if state["eta"] is None:
-            radius = torch.as_tensor(_length(None, ascent, factor=2.0 * ascent.steps), device=score.device)
-            state["eta"] = radius.to(score.dtype).expand_as(score)
+            radius = _length(None, ascent, factor=2.0 * ascent.steps)
+            kind = torch.promote_types(score.dtype, torch.float32)
+            state["eta"] = torch.as_tensor(radius, dtype=kind, device=score.device).expand_as(score)
             state["gains"] = torch.zeros_like(score)
             state["halved"] = torch.ones_like(score, dtype=torch.bool)  # no second condition at the first
             state["mark"], state["last"] = best, 0
