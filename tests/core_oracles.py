@@ -22,7 +22,10 @@ def bisected(u: Tensor, radius: float, lo: Tensor, hi: Tensor, norm: str) -> Ten
 
     if size(clipped) <= radius:
         return clipped
-    left, right = 0.0, float(u.abs().max()) * (1 if norm == "L1" else 1e3 * math.sqrt(len(u)) / max(radius, 1e-9))
+    left, right = (
+        0.0,
+        float(u.abs().max()) * (1 if norm == "L1" else 1e3 * math.sqrt(len(u)) / max(radius, 1e-9)),
+    )
     for _ in range(300):
         middle = (left + right) / 2
         left, right = (middle, right) if size(at(middle)) > radius else (left, middle)

@@ -62,7 +62,9 @@ def attacked() -> tuple[nn.Module, Tensor, Tensor]:
 def test_one_sign_step_is_fgsm() -> None:
     x, g = numbers(3, 7), numbers(3, 7, seed=1)
     g[0, 0] = 0.0
-    found = ascend(lambda u: ((x + u) * g).sum(1), torch.zeros_like(x), Linf(0.1), steps=1, rule=Sign(0.1), select="last")
+    found = ascend(
+        lambda u: ((x + u) * g).sum(1), torch.zeros_like(x), Linf(0.1), steps=1, rule=Sign(0.1), select="last"
+    )
     torch.testing.assert_close(found.delta, 0.1 * g.sign(), rtol=0, atol=0)
 
 
@@ -73,7 +75,9 @@ def test_one_steepest_step_in_a_tree_is_sam(dtype: torch.dtype) -> None:
     data = numbers(20, 300, dtype=dtype)
 
     def loss(nudge: dict[str, Tensor]) -> Tensor:
-        return torch.func.functional_call(net, {k: weights[k] + nudge[k] for k in weights}, data).square().mean()
+        return (
+            torch.func.functional_call(net, {k: weights[k] + nudge[k] for k in weights}, data).square().mean()
+        )
 
     zero = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     rho = 0.05
@@ -83,7 +87,9 @@ def test_one_steepest_step_in_a_tree_is_sam(dtype: torch.dtype) -> None:
     norm = torch.cat([g.flatten() for g in grads]).double().norm()
     for name, grad in zip(weights, grads, strict=True):
         wanted = (rho * grad.double() / (norm + 1e-12)).to(dtype)
-        torch.testing.assert_close(found.delta[name], wanted, rtol=1e-6 if dtype == torch.float32 else 1e-10, atol=1e-7 * rho)
+        torch.testing.assert_close(
+            found.delta[name], wanted, rtol=1e-6 if dtype == torch.float32 else 1e-10, atol=1e-7 * rho
+        )
 
 
 def test_a_linear_objective_is_solved_by_its_dual_norm() -> None:
@@ -99,7 +105,9 @@ def test_a_linear_objective_is_solved_by_its_dual_norm() -> None:
 def test_adam_is_torchs() -> None:
     value = hills()
     start = numbers(4, 6, seed=8) * 0.1
-    ours = ascend(value, start, Linf(float("inf")), steps=40, rule=Adam(0.03, betas=(0.8, 0.95)), select="last").delta
+    ours = ascend(
+        value, start, Linf(float("inf")), steps=40, rule=Adam(0.03, betas=(0.8, 0.95)), select="last"
+    ).delta
     theirs = start.clone().requires_grad_()
     optimiser = torch.optim.Adam([theirs], 0.03, betas=(0.8, 0.95), maximize=True)
     for _ in range(40):
@@ -151,9 +159,15 @@ def test_apgd_is_the_published_one(kind: type, steps: int) -> None:
     budget = kind(0.9, lower=lower, upper=upper)
     trace: list[Tensor] = []
     found = ascend(
-        value, start, budget, steps=steps, rule=APGD(), callback=lambda run: trace.append(run.best_value.clone())
+        value,
+        start,
+        budget,
+        steps=steps,
+        rule=APGD(),
+        callback=lambda run: trace.append(run.best_value.clone()),
     )
     for i in range(4):
+
         def one(u: Tensor, i: int = i) -> Tensor:
             full = torch.zeros(4, 6, dtype=D)
             full[i] = u[0]
@@ -173,7 +187,9 @@ def test_apgd_is_the_published_one(kind: type, steps: int) -> None:
 def test_apgd_on_a_paraboloid_ends_exactly_on_the_faces_of_its_box() -> None:
     centre = 3 * numbers(8, 5).sign() * (1 + numbers(8, 5, seed=1).abs())
     budget = Linf(1.0, lower=-0.5, upper=0.8)
-    found = ascend(lambda u: -(u - centre).square().sum(1), torch.zeros(8, 5, dtype=D), budget, steps=50, rule=APGD())
+    found = ascend(
+        lambda u: -(u - centre).square().sum(1), torch.zeros(8, 5, dtype=D), budget, steps=50, rule=APGD()
+    )
     torch.testing.assert_close(found.delta, centre.clamp(-0.5, 0.8), rtol=0, atol=0)
 
 
@@ -183,7 +199,11 @@ def test_apgd_within_its_last_step_of_an_optimum_inside(kind: type, factor: floa
     centre = 0.3 * numbers(8, 5).clamp(-1, 1)
     last: list[Tensor] = []
     found = ascend(
-        lambda u: -(u - centre).square().sum(1), torch.zeros(8, 5, dtype=D), kind(1.0), steps=50, rule=APGD(),
+        lambda u: -(u - centre).square().sum(1),
+        torch.zeros(8, 5, dtype=D),
+        kind(1.0),
+        steps=50,
+        rule=APGD(),
         callback=lambda run: last.append(run.state["eta"]),
     )
     assert bool((last[-1] <= 2 / 2**5).all())
@@ -199,7 +219,12 @@ def test_the_best_value_never_falls_and_belongs_to_the_best_point(name: str, max
     seen: list[Tensor] = []
     value = hills()
     found = ascend(
-        value, numbers(4, 6, seed=2) * 0.1, Linf(0.6), steps=30, rule=RULES[name], maximise=maximise,
+        value,
+        numbers(4, 6, seed=2) * 0.1,
+        Linf(0.6),
+        steps=30,
+        rule=RULES[name],
+        maximise=maximise,
         callback=lambda run: seen.append(run.best_value.clone()),
     )
     best = torch.stack([*seen, found.value]) * (1 if maximise else -1)
@@ -237,8 +262,14 @@ def test_restarts_can_only_help_and_repeat_with_their_generator() -> None:
 
 def test_stop_ends_the_steps_and_the_restarts() -> None:
     found = ascend(
-        lambda u: u.sum(1), torch.zeros(2, 3), Linf(1.0), steps=50, rule=Sign(0.1), restarts=4,
-        generator=torch.Generator().manual_seed(0), stop=lambda value: value > 0.5,
+        lambda u: u.sum(1),
+        torch.zeros(2, 3),
+        Linf(1.0),
+        steps=50,
+        rule=Sign(0.1),
+        restarts=4,
+        generator=torch.Generator().manual_seed(0),
+        stop=lambda value: value > 0.5,
     )
     # Values run 0, 0.3, 0.6: the third step sees more than 0.5, and no restart follows.
     assert found.steps == 3 and len(found.trace) == 3 and bool((found.value > 0.5).all())
@@ -269,7 +300,11 @@ def test_a_resumed_ascent_gives_the_same_bits(name: str, kind: type, tmp_path) -
         second.load_state_dict(state)
         while second.t < 30:
             second.step()
-        for got, wanted in ((second.u, whole.u), (second.best_u, whole.best_u), (second.best_value, whole.best_value)):
+        for got, wanted in (
+            (second.u, whole.u),
+            (second.best_u, whole.best_u),
+            (second.best_value, whole.best_value),
+        ):
             torch.testing.assert_close(got, wanted, rtol=0, atol=0)
         assert second.evaluations == whole.evaluations
 
@@ -297,11 +332,19 @@ def test_a_batch_gives_the_numbers_of_batches_of_one(name: str, kind: type) -> N
 
 @pytest.mark.parametrize("name", RULES)
 def test_nothing_given_is_changed(name: str) -> None:
-    start, x = numbers(4, 6, seed=6) * 0.1, torch.rand(4, 6, dtype=D, generator=torch.Generator().manual_seed(2))
+    start, x = (
+        numbers(4, 6, seed=6) * 0.1,
+        torch.rand(4, 6, dtype=D, generator=torch.Generator().manual_seed(2)),
+    )
     before = start.clone(), x.clone()
     kept: list[tuple[Tensor, Tensor]] = []
     ascend(
-        hills(), start, L2(0.5, lower=0.0, upper=1.0), steps=9, rule=RULES[name], x=x,
+        hills(),
+        start,
+        L2(0.5, lower=0.0, upper=1.0),
+        steps=9,
+        rule=RULES[name],
+        x=x,
         callback=lambda run: kept.append((run.u, run.u.clone())),
     )
     torch.testing.assert_close((start, x), before, rtol=0, atol=0)
@@ -328,7 +371,9 @@ def test_a_gradient_that_the_objective_owns_is_not_written_to() -> None:
 
 
 def test_a_weight_that_the_objective_does_not_use_stays() -> None:
-    found = ascend(lambda u: u["a"].sum(), {"a": torch.zeros(2), "b": torch.zeros(3)}, L2(1.0, scope="tree"), steps=2)
+    found = ascend(
+        lambda u: u["a"].sum(), {"a": torch.zeros(2), "b": torch.zeros(3)}, L2(1.0, scope="tree"), steps=2
+    )
     assert not bool(found.delta["b"].any()) and bool((found.delta["a"] > 0).all())
 
 
@@ -413,8 +458,11 @@ def test_bad_arguments_get_one_sentence(arguments: dict, message: str) -> None:
 @pytest.mark.parametrize(
     "make",
     [
-        lambda: Adam(0.1, betas=(0.9, 1.0)), lambda: Adam(0.1, eps=-1.0), lambda: Momentum(decay=-0.1),
-        lambda: APGD(rho=0.0), lambda: APGD(alpha=1.5),
+        lambda: Adam(0.1, betas=(0.9, 1.0)),
+        lambda: Adam(0.1, eps=-1.0),
+        lambda: Momentum(decay=-0.1),
+        lambda: APGD(rho=0.0),
+        lambda: APGD(alpha=1.5),
     ],
 )
 def test_rules_refuse_at_the_door(make: Callable[[], Rule]) -> None:
@@ -441,7 +489,9 @@ def test_pgd_in_linf_is_torchattacks(attacked: tuple[nn.Module, Tensor, Tensor])
     model, x, y = attacked
     theirs = torchattacks.PGD(model, 0.1, 0.02, 12, random_start=False)(x, y)
     budget = Linf(0.1, lower=0.0, upper=1.0)
-    ours = ascend(loss_at(model, x, y), torch.zeros_like(x), budget, steps=12, rule=Steepest(0.02), x=x, select="last")
+    ours = ascend(
+        loss_at(model, x, y), torch.zeros_like(x), budget, steps=12, rule=Steepest(0.02), x=x, select="last"
+    )
     torch.testing.assert_close(x + ours.delta, theirs, rtol=0, atol=1e-6)
 
 
@@ -476,7 +526,9 @@ def test_auto_pgd_is_torchattacks(attacked: tuple[nn.Module, Tensor, Tensor]) ->
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
-def test_pgd_is_foolbox_where_the_box_does_not_bind(norm: str, attacked: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_pgd_is_foolbox_where_the_box_does_not_bind(
+    norm: str, attacked: tuple[nn.Module, Tensor, Tensor]
+) -> None:
     foolbox = peer("foolbox")
     model, x, y = attacked
     x = 0.4 + 0.2 * x
@@ -484,12 +536,16 @@ def test_pgd_is_foolbox_where_the_box_does_not_bind(norm: str, attacked: tuple[n
     wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device="cpu")
     theirs = attack.run(wrapped, x, y, epsilon=0.15)
     budget = {"Linf": Linf, "L2": L2}[norm](0.15, lower=0.0, upper=1.0)
-    ours = ascend(loss_at(model, x, y), torch.zeros_like(x), budget, steps=12, rule=Steepest(0.02), x=x, select="last")
+    ours = ascend(
+        loss_at(model, x, y), torch.zeros_like(x), budget, steps=12, rule=Steepest(0.02), x=x, select="last"
+    )
     torch.testing.assert_close(x + ours.delta, theirs, rtol=0, atol=1e-6)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_joint_projection_gains_more_than_clipping_after_it(attacked: tuple[nn.Module, Tensor, Tensor]) -> None:
+def test_the_joint_projection_gains_more_than_clipping_after_it(
+    attacked: tuple[nn.Module, Tensor, Tensor],
+) -> None:
     torchattacks = peer("torchattacks")
     model, x, y = attacked
     theirs = torchattacks.PGDL2(model, eps=2.0, alpha=0.4, steps=40, random_start=False)(x, y)

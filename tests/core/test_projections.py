@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from core_oracles import bisected
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from core_oracles import bisected
 from torch import Tensor
 
 from jostle import L1, L2, Linf
@@ -15,7 +15,9 @@ NORMS = {"Linf": Linf, "L2": L2, "L1": L1}
 SIZES = (1, 2, 3, 300)
 
 
-def case(seed: int, n: int, rows: int = 3, dtype: torch.dtype = torch.float64) -> tuple[Tensor, Tensor, Tensor, float]:
+def case(
+    seed: int, n: int, rows: int = 3, dtype: torch.dtype = torch.float64
+) -> tuple[Tensor, Tensor, Tensor, float]:
     """Points, what they perturb, a second set of points, and a radius that matters for some of them."""
     generator = torch.Generator().manual_seed(seed)
     scale = 10.0 ** float(torch.randint(-3, 3, (1,), generator=generator))
@@ -112,18 +114,30 @@ def test_hand_values() -> None:
     u = torch.tensor([[3.0, -2.0, 1.0, 0.0]], dtype=torch.float64)
     near = dict(rtol=1e-14, atol=1e-14)
     torch.testing.assert_close(L1(2.0).project(u), torch.tensor([[1.5, -0.5, 0.0, 0.0]]).double(), **near)
-    torch.testing.assert_close(L1(1.0).project(torch.ones(1, 3).double()), torch.full((1, 3), 1 / 3).double(), rtol=1e-7, atol=0)
     torch.testing.assert_close(
-        L1(2.0, lower=-1.0, upper=0.6).project(u), torch.tensor([[0.6, -1.0, 0.4, 0.0]], dtype=torch.float64), **near
+        L1(1.0).project(torch.ones(1, 3).double()), torch.full((1, 3), 1 / 3).double(), rtol=1e-7, atol=0
     )
     torch.testing.assert_close(
-        L2(2.0, lower=-10.0, upper=torch.tensor([1.0, 10.0])).project(torch.tensor([[3.0, 4.0]], dtype=torch.float64)),
-        torch.tensor([[1.0, 3.0]], dtype=torch.float64).pow(torch.tensor([1.0, 0.5])), rtol=1e-7, atol=0,
+        L1(2.0, lower=-1.0, upper=0.6).project(u),
+        torch.tensor([[0.6, -1.0, 0.4, 0.0]], dtype=torch.float64),
+        **near,
     )
     torch.testing.assert_close(
-        L1(5.0).project(torch.ones(1, 300).double()), torch.full((1, 300), 1 / 60, dtype=torch.float64), **near
+        L2(2.0, lower=-10.0, upper=torch.tensor([1.0, 10.0])).project(
+            torch.tensor([[3.0, 4.0]], dtype=torch.float64)
+        ),
+        torch.tensor([[1.0, 3.0]], dtype=torch.float64).pow(torch.tensor([1.0, 0.5])),
+        rtol=1e-7,
+        atol=0,
     )
-    torch.testing.assert_close(Linf(0.5).project(u), torch.tensor([[0.5, -0.5, 0.5, 0.0]]).double(), rtol=0, atol=0)
+    torch.testing.assert_close(
+        L1(5.0).project(torch.ones(1, 300).double()),
+        torch.full((1, 300), 1 / 60, dtype=torch.float64),
+        **near,
+    )
+    torch.testing.assert_close(
+        Linf(0.5).project(u), torch.tensor([[0.5, -0.5, 0.5, 0.0]]).double(), rtol=0, atol=0
+    )
 
 
 @pytest.mark.parametrize("norm", NORMS)
@@ -134,8 +148,12 @@ def test_ends_of_the_radius(norm: str, rows: int) -> None:
     assert not bool(NORMS[norm](0.0).project(u).any())
     assert not bool(NORMS[norm](0.0, **box).project(u, x).any())
     torch.testing.assert_close(NORMS[norm](float("inf")).project(u), u, rtol=0, atol=0)
-    torch.testing.assert_close(NORMS[norm](float("inf"), **box).project(u, x), u.clamp(-x, 1 - x), rtol=0, atol=0)
-    torch.testing.assert_close(NORMS[norm](float("inf"), upper=1.0).project(u, x), torch.minimum(u, 1 - x), rtol=0, atol=0)
+    torch.testing.assert_close(
+        NORMS[norm](float("inf"), **box).project(u, x), u.clamp(-x, 1 - x), rtol=0, atol=0
+    )
+    torch.testing.assert_close(
+        NORMS[norm](float("inf"), upper=1.0).project(u, x), torch.minimum(u, 1 - x), rtol=0, atol=0
+    )
     zero = torch.zeros_like(u)
     torch.testing.assert_close(NORMS[norm](0.3, **box).project(zero, x), zero, rtol=0, atol=0)
     closed = NORMS[norm](0.3, lower=0.0, upper=0.0)
@@ -197,14 +215,18 @@ def test_the_derivative_is_that_of_the_projection(norm: str, boxed: bool) -> Non
     u, x, _, _ = case(10, 9)
     budget = NORMS[norm](0.6 * float(size(u, norm).min()), **(dict(lower=0.0, upper=1.0) if boxed else {}))
     where = x if boxed else None
-    torch.testing.assert_close(budget.project(u.clone().requires_grad_(), where).detach(), budget.project(u, where))
+    torch.testing.assert_close(
+        budget.project(u.clone().requires_grad_(), where).detach(), budget.project(u, where)
+    )
     assert torch.autograd.gradcheck(lambda a: budget.project(a, where), u.clone().requires_grad_(), atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [1e-22, 1e22])
 def test_lengths_beyond_the_squares_of_float32(value: float) -> None:
     rows = torch.full((2, 70_000), value, dtype=torch.float32)
-    torch.testing.assert_close(length(rows).flatten(), torch.full((2,), value * 70_000**0.5, dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        length(rows).flatten(), torch.full((2,), value * 70_000**0.5, dtype=torch.float64), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("n", [300, 3_072, 150_528, 1_000_003])
