@@ -5,6 +5,7 @@ import math
 
 import pytest
 import torch
+from helpers import plain
 
 from jostle.core.errors import JostleError, MissingExtra
 from jostle.lab import parallel
@@ -58,7 +59,7 @@ def test_ray_gives_the_same_results():
 )
 def test_wrong_settings_are_a_sentence(wrong, sentence):
     with pytest.raises(JostleError, match=sentence):
-        list(parallel(abs, [1], **wrong))
+        list(plain(parallel)(abs, [1], **wrong))
 
 
 def test_a_missing_engine_names_its_extra(monkeypatch):
