@@ -6,7 +6,7 @@ from pathlib import Path
 import jaxtyping
 import pytest
 
-hook = jaxtyping.install_import_hook("jostle", "beartype.beartype")
+hook = jaxtyping.install_import_hook("jostle", "helpers.checked")
 hook.__enter__()
 
 import torch  # noqa: E402

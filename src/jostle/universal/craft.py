@@ -291,6 +291,7 @@ def craft(
 
     >>> import torch
     >>> from torch import nn
+    >>> from jostle.universal import NoPrior
     >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     >>> up = craft(net.eval(), Linf(0.1), prior=NoPrior((0.5,)), shape=(1, 8, 8), steps=5)
     >>> tuple(up.delta.shape), up.record["steps"]

@@ -9,7 +9,6 @@ package ships.
 import io
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -33,12 +32,8 @@ def _odd(size: int) -> None:
     require(size >= 1 and size % 2 == 1, f"a window's side must be odd and at least 1, but {size} came")
 
 
-class Defence(Protocol):
-    """An input transformation: images in [0, 1] to images in [0, 1], of the same shape."""
-
-    def __call__(self, images: Images) -> Images:
-        """The transformed images."""
-        ...
+Defence = Callable[[Images], Images]
+"""An input transformation: images in [0, 1] to images in [0, 1], of the same shape."""
 
 
 @dataclass(frozen=True)
@@ -319,7 +314,7 @@ def defended(model: nn.Module, name: str) -> nn.Module:
 
 
 class Defended(nn.Module):
-    """A model whose input passes a [`Defence`][jostle.universal.defences.Defence] first."""
+    """A model whose input passes a defence first."""
 
     def __init__(self, model: nn.Module, defence: Defence) -> None:
         super().__init__()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
@@ -13,7 +13,7 @@ from jostle.core.taps import first_tensor, frozen
 from jostle.universal.perturbation import perturb
 
 Absent = Literal["skip", "zero"]
-Counts = Int[Tensor, "*images classes classes"]
+Counts = Real[Tensor, "*images classes classes"]
 
 
 class Confusion:
