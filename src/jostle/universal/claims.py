@@ -7,7 +7,7 @@ from jostle.lab import Claim
 
 
 def _rate(metrics: Mapping[str, Any], key: str) -> list[float] | None:
-    return metrics[key]["rates"] if key in metrics else None
+    return metrics["fooling"][key]["rates"] if key in metrics["fooling"] else None
 
 
 def _percent(values: Sequence[float]) -> str:
@@ -23,7 +23,10 @@ def _pair(first: str, second: str) -> Callable[[Mapping[str, Any]], str | None]:
 
 
 def _gains(metrics: Mapping[str, Any], first: str, second: str) -> list[float]:
-    return [b - a for a, b in zip(metrics[first]["rates"], metrics[second]["rates"], strict=True)]
+    return [
+        b - a
+        for a, b in zip(metrics["fooling"][first]["rates"], metrics["fooling"][second]["rates"], strict=True)
+    ]
 
 
 _SMOOTHING = ("gaussian", "median", "jpeg-75")
@@ -35,7 +38,9 @@ CLAIMS = [
         "VGG-16: 45.5 % against 8.6 % for random noise; six networks: 3.3 to 6.8 times",
         "quick",
         _pair("sign noise", "none"),
-        lambda m: all(rate >= 2.8 * m["sign noise"]["rates"][0] for rate in m["none"]["rates"]),
+        lambda m: all(
+            rate >= 2.8 * m["fooling"]["sign noise"]["rates"][0] for rate in m["fooling"]["none"]["rates"]
+        ),
     ),
     Claim(
         "UNIV-C1b",
@@ -43,7 +48,10 @@ CLAIMS = [
         "VGG-16: 63.1 % against 45.5 %; higher for all six networks",
         "quick",
         _pair("none", "range"),
-        lambda m: 3 * sum(gain >= 0.05 for gain in _gains(m, "none", "range")) >= 2 * len(m["none"]["rates"]),
+        lambda m: (
+            3 * sum(gain >= 0.05 for gain in _gains(m, "none", "range"))
+            >= 2 * len(m["fooling"]["none"]["rates"])
+        ),
     ),
     Claim(
         "UNIV-C1c",

@@ -276,13 +276,13 @@ def _segmentation(config: Config, run: Run, model: nn.Module) -> dict[str, dict[
 
 def _metrics(config: Config, verdicts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     first = verdicts["sign noise"]
-    metrics: dict[str, Any] = {"images": first["count"], "data": config.data}
+    metrics: dict[str, Any] = {"images": first["count"], "set": config.data, "fooling": {}}
     if config.data != "photographs":
         metrics["clean top-1"] = first["clean_top1"]
     for name, verdict in verdicts.items():
         method = name.rpartition(" ")[0]
         key = name if name.endswith("noise") else method
-        entry = metrics.setdefault(key, {"rates": [], "intervals": [], "dominant share": []})
+        entry = metrics["fooling"].setdefault(key, {"rates": [], "intervals": [], "dominant share": []})
         entry["rates"].append(verdict["rate"])
         entry["intervals"].append(list(verdict["interval"]))
         entry["dominant share"].append(verdict["dominant_share"])

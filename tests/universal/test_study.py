@@ -1,0 +1,127 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from jostle import lab
+from jostle.universal.claims import CLAIMS
+from jostle.universal.study import PRESETS
+
+# A network of 28x28 digits that is untrained: the study must run on it, its figures are another matter.
+NET = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10),
+    )
+    net.input_shape = (1, 28, 28)
+    return net.eval()
+"""
+
+
+@pytest.fixture
+def settings(tmp_path):
+    (tmp_path / "net.py").write_text(NET)
+    return {
+        "model": f"{tmp_path / 'net.py'}:build",
+        "data": "mnist5k",
+        "radius": 0.2,
+        "steps": 40,
+        "methods": ("none", "range"),
+        "looks_on": 50,
+    }
+
+
+@pytest.mark.study
+def test_a_study_leaves_a_whole_folder(settings, tmp_path):
+    run = lab.run("universal", root=tmp_path / "runs", **settings)
+    folder = run.folder
+    result = json.loads((folder / "result.json").read_text())["metrics"]
+    assert result["images"] == 5000 and len(result["fooling"]["none"]["rates"]) == 1
+    deltas = load_file(folder / "artifacts" / "deltas.safetensors")
+    assert set(deltas) == {"sign noise", "uniform noise", "none 0", "range 0"}
+    assert all(float(delta.abs().max()) <= 0.2 + 1e-6 for delta in deltas.values())
+    listing = json.loads((folder / "figures" / "figures.json").read_text())
+    assert {"fooling", "before-after", "progress", "growth", "labels"} <= {
+        figure["name"] for figure in listing
+    }
+    assert all((folder / "figures" / figure["file"]).stat().st_size > 1000 for figure in listing)
+    claims = {claim["id"]: claim["verdict"] for claim in json.loads((folder / "claims.json").read_text())}
+    assert claims.keys() == {claim.id for claim in CLAIMS}
+    assert claims["UNIV-C1a"] in ("holds", "fails") and claims["UNIV-C2"] == "not-tested"
+    assert "UNIV-C1a" in (folder / "report.html").read_text()
+
+
+@pytest.mark.study
+def test_a_killed_study_goes_on_to_the_same_numbers(settings, tmp_path):
+    settings = {**settings, "steps": 250, "methods": ("none",), "looks_on": 10}
+    unbroken = lab.run("universal", root=tmp_path / "a", **settings)
+    script = (
+        "from jostle import lab; from jostle.lab import runs; keep = runs.Stage.save; "
+        "runs.Stage.save = lambda self, state: (setattr(self, 'every', 0.0), keep(self, state)); "
+        f"lab.run('universal', root=__import__('pathlib').Path({str(tmp_path / 'b')!r}), **{settings!r})"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-W", "ignore", "-c", script], env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    partial = "*/*/checkpoints/*.partial.pt"
+    deadline = time.monotonic() + 120
+    while not list((tmp_path / "b").glob(partial)) and time.monotonic() < deadline and child.poll() is None:
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    (folder,) = (tmp_path / "b" / "universal").iterdir()
+    assert (
+        not (folder / "result.json").exists()
+        and json.loads((folder / "status.json").read_text())["state"] == "running"
+    )
+    resumed = lab.resume(folder)
+
+    def told(run: lab.Run) -> dict:
+        return json.loads((run.folder / "result.json").read_text())["metrics"]
+
+    def rows(run: lab.Run) -> str:
+        return (run.folder / "metrics.jsonl").read_text()
+
+    assert told(resumed) == told(unbroken) and rows(resumed) == rows(unbroken)
+    first, second = (load_file(r.folder / "artifacts" / "deltas.safetensors") for r in (resumed, unbroken))
+    assert all(torch.equal(first[name], second[name]) for name in second)
+
+
+@pytest.mark.study
+def test_all_thousand_images_in_three_seeds(shared_data: Path, tmp_path):
+    """GD-UAP without data against EfficientNet-Lite0 at 10/255, on all images and never on a part of them."""
+    run = lab.run(
+        "universal",
+        root=tmp_path,
+        data=str(shared_data / "imagenet-1000-samples-256.zip"),
+        seeds=3,
+        methods=("none", "range"),
+        looks_on=8,
+    )
+    metrics = json.loads((run.folder / "result.json").read_text())["metrics"]
+    assert metrics["images"] == 1000 and metrics["clean top-1"] == pytest.approx(0.878, abs=0.01)
+    fooling = metrics["fooling"]
+    (noise,) = fooling["sign noise"]["rates"]
+    none, reach = fooling["none"]["rates"], fooling["range"]["rates"]
+    assert all(rate >= 0.35 and rate >= 2.8 * noise for rate in none)
+    assert all(rate >= 0.45 for rate in reach)
+    assert sum(b >= a + 0.05 for a, b in zip(none, reach, strict=True)) >= 2
+    assert all(
+        low < rate < high for rate, (low, high) in zip(none, fooling["none"]["intervals"], strict=True)
+    )
+
+
+def test_the_paper_preset_has_the_papers_settings():
+    paper = PRESETS["paper"]
+    assert paper.schedule == "paper" and paper.radius == 10 / 255 and paper.substitute is not None
