@@ -2,6 +2,7 @@
 
 import importlib.util
 import math
+import sys
 
 import pytest
 import torch
@@ -63,6 +64,6 @@ def test_wrong_settings_are_a_sentence(wrong, sentence):
 
 
 def test_a_missing_engine_names_its_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtra, match=r"jostle\[ray\]"):
         list(parallel(abs, [1], engine="ray"))
