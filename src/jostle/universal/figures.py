@@ -110,7 +110,7 @@ def progress(
         )
         top.set_ylabel("share (%)")
         top.set_ylim(0, 100)
-        top.legend(loc="upper left")
+        top.legend(loc="lower right")
         bottom.plot(steps, [row["objective"] for row in history], color=COLOURS["green"])
         bottom.set_ylabel("objective (sum of log norms)")
         bottom.set_xlabel("iteration")
