@@ -271,13 +271,20 @@ class Budget(ABC):
                 f"x must have the perturbation's shape {tuple(leaf.shape)}, but {tuple(value.shape)} came",
             )
             value = _wide(value)
-            gap = (torch.as_tensor(bound, dtype=value.dtype, device=value.device) - value) * side
+            edge = torch.as_tensor(bound, dtype=value.dtype, device=value.device)
+            try:
+                gap = (edge.expand(leaf.shape) - value) * side
+            except RuntimeError:
+                raise JostleError(
+                    f"bounds must broadcast to the perturbation's {tuple(leaf.shape)}, but a tensor of shape "
+                    f"{tuple(edge.shape)} came"
+                ) from None
             require(
                 bool((gap >= 0).all()),
-                f"x must lie inside the box [{_show(self.lower)}, {_show(self.upper)}], but it goes beyond it "
-                f"by {-float(gap.min()):.3g}",
+                f"x must lie inside the box [{_show(self.lower)}, {_show(self.upper)}] (without x the box must "
+                f"hold 0), but it goes beyond it by {-float(gap.min()):.3g}",
             )
-            out.append((gap * side).expand(leaf.shape))
+            out.append(gap * side)
         return out
 
 
