@@ -62,7 +62,9 @@ def test_a_relative_radius_is_a_share_of_what_is_perturbed(norm: str) -> None:
     got = NORMS[norm](0.1, relative=True).project(u, x)
     torch.testing.assert_close(NORMS[norm](1.0).norm(got), 0.1 * sizes, rtol=1e-10, atol=0)
     whole = NORMS[norm](0.1, relative=True, scope="tree").project([u], [x])[0]
-    assert float(NORMS[norm](1.0, scope="tree").norm(whole)) == pytest.approx(0.1 * float(NORMS[norm](1.0, scope="tree").norm(x)))
+    assert float(NORMS[norm](1.0, scope="tree").norm(whole)) == pytest.approx(
+        0.1 * float(NORMS[norm](1.0, scope="tree").norm(x))
+    )
 
 
 @pytest.mark.parametrize("norm", ["Linf", "L2"])
@@ -97,7 +99,9 @@ def test_any_number_of_axes(norm: str, shape: tuple[int, ...]) -> None:
 def test_the_layout_in_memory_does_not_matter(norm: str) -> None:
     u, x = numbers(2, 3, 8, 8), numbers(2, 3, 8, 8, seed=1).sigmoid()
     budget = NORMS[norm](1.0, lower=0.0, upper=1.0)
-    last = budget.project(u.contiguous(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last))
+    last = budget.project(
+        u.contiguous(memory_format=torch.channels_last), x.contiguous(memory_format=torch.channels_last)
+    )
     torch.testing.assert_close(last, budget.project(u, x), rtol=1e-12, atol=1e-14)
 
 
@@ -135,7 +139,10 @@ def test_single_precision_is_inside_to_one_part_in_a_million(norm: str) -> None:
 
 @BOTH
 def test_arguments_are_not_changed(norm: str) -> None:
-    u, x = 3 * torch.randn(3, 70_000, generator=torch.Generator().manual_seed(0)), torch.full((3, 70_000), 0.5)
+    u, x = (
+        3 * torch.randn(3, 70_000, generator=torch.Generator().manual_seed(0)),
+        torch.full((3, 70_000), 0.5),
+    )
     before = u.clone(), x.clone()
     budget = NORMS[norm](1.0, lower=0.0, upper=1.0)
     budget.project(u, x), budget.steepest(u, u.clamp(-0.5, 0.5), x), budget.norm(u), budget.contains(u, x)
@@ -153,7 +160,9 @@ def test_the_steepest_step_gains_the_dual_norm_and_no_other_gains_more(norm: str
     step = budget.steepest(g)
     assert budget.contains(step, rtol=1e-12)
     gain = (g * step).sum(1)
-    torch.testing.assert_close(gain, {"Linf": g.abs().sum(1), "L2": g.norm(dim=1), "L1": g.abs().amax(1)}[norm])
+    torch.testing.assert_close(
+        gain, {"Linf": g.abs().sum(1), "L2": g.norm(dim=1), "L1": g.abs().amax(1)}[norm]
+    )
     generator = torch.Generator().manual_seed(0)
     for _ in range(50):
         assert bool(((g * budget.sample(g, generator)).sum(1) <= gain).all())
@@ -169,7 +178,9 @@ def test_the_steepest_step_in_l1_shares_ties_and_passes_over_what_the_box_holds(
     torch.testing.assert_close(L1(1.0).steepest(g), torch.tensor([[1 / 3, -1 / 3, 0.0, 1 / 3]]))
     budget = L1(1.0, lower=0.0, upper=1.0)
     x = torch.tensor([[1.0, 0.0, 0.5, 0.5]])
-    torch.testing.assert_close(budget.steepest(g, torch.zeros_like(g), x), torch.tensor([[0.0, 0.0, 0.0, 1.0]]))
+    torch.testing.assert_close(
+        budget.steepest(g, torch.zeros_like(g), x), torch.tensor([[0.0, 0.0, 0.0, 1.0]])
+    )
     held = budget.steepest(torch.tensor([[1.0, -1.0, 0.0, 0.0]]), torch.zeros_like(g), x)
     assert not bool(held.any())
 
@@ -201,11 +212,15 @@ def test_noise_of_a_photograph_has_the_lengths_of_theory() -> None:
 @pytest.mark.parametrize("n", [1, 2, 5])
 def test_samples_are_uniform_in_the_ball(norm: str, n: int) -> None:
     count = 40_000
-    drawn = NORMS[norm](2.0).sample(torch.zeros(count, n, dtype=torch.float64), torch.Generator().manual_seed(0))
+    drawn = NORMS[norm](2.0).sample(
+        torch.zeros(count, n, dtype=torch.float64), torch.Generator().manual_seed(0)
+    )
     # A ball r times as large has r^n times the volume: (||u|| / radius)^n is uniform in [0, 1].
     share = (NORMS[norm](1.0).norm(drawn) / 2.0).pow(n).sort().values
     grid = (torch.arange(count) + 0.5) / count
-    assert float((share - grid).abs().max()) < 1.95 / math.sqrt(count)  # Kolmogorov-Smirnov at one in a thousand
+    assert float((share - grid).abs().max()) < 1.95 / math.sqrt(
+        count
+    )  # Kolmogorov-Smirnov at one in a thousand
     # And no direction or corner is preferred.
     assert float(drawn.mean(0).abs().max()) < 5 * float(drawn.std()) / math.sqrt(count)
     second = drawn.T @ drawn / count
@@ -240,8 +255,12 @@ def test_contains(norm: str) -> None:
     budget = NORMS[norm](0.3, lower=0.0, upper=0.6)
     edge = torch.tensor([[0.1, -0.1, 0.1], [-0.1, 0.0, 0.0]])
     assert budget.contains(budget.project(edge, x), x)
-    assert not budget.contains(torch.tensor([[0.0, 0.0, 0.0], [0.11, 0.0, 0.0]]), x)  # beyond the box in one row
-    assert not budget.contains(torch.tensor([[0.0, 0.0, 0.0], [-0.31, 0.0, 0.0]]), x)  # beyond the ball in one row
+    assert not budget.contains(
+        torch.tensor([[0.0, 0.0, 0.0], [0.11, 0.0, 0.0]]), x
+    )  # beyond the box in one row
+    assert not budget.contains(
+        torch.tensor([[0.0, 0.0, 0.0], [-0.31, 0.0, 0.0]]), x
+    )  # beyond the ball in one row
     assert budget.contains(torch.tensor([[0.0, 0.0, 0.0], [-0.31, 0.0, 0.0]]), x, rtol=0.1)
 
 
@@ -264,14 +283,26 @@ def test_contains(norm: str) -> None:
         (lambda: L2(torch.ones(3)).project(torch.ones(2, 2)), "radius must be one number or one a sample"),
         (lambda: L2(1.0, relative=True).project(torch.ones(2, 2)), "x must be given with a relative radius"),
         (lambda: L2(1.0, scale=torch.ones(3)).project(torch.ones(2, 2)), "scale of shape"),
-        (lambda: L2(1.0, scale=torch.ones(3)).project([torch.ones(2, 3)]* 2), "scale takes a single tensor"),
-        (lambda: L2(1.0, upper=1.0).project(torch.ones(2), torch.tensor([0.0, 1.5])), "goes beyond it by 0.5"),
-        (lambda: L2(1.0, upper=1.0).project(torch.ones(2), torch.tensor([0.0, float("nan")])), "x must lie inside"),
+        (lambda: L2(1.0, scale=torch.ones(3)).project([torch.ones(2, 3)] * 2), "scale takes a single tensor"),
+        (
+            lambda: L2(1.0, upper=1.0).project(torch.ones(2), torch.tensor([0.0, 1.5])),
+            "goes beyond it by 0.5",
+        ),
+        (
+            lambda: L2(1.0, upper=1.0).project(torch.ones(2), torch.tensor([0.0, float("nan")])),
+            "x must lie inside",
+        ),
         (lambda: L2(1.0, lower=0.5, upper=1.0).project(torch.ones(2)), "without x the box must hold 0"),
-        (lambda: L2(1.0, upper=1.0).project(torch.ones(2, 3), torch.ones(3)), "x must have the perturbation's shape"),
+        (
+            lambda: L2(1.0, upper=1.0).project(torch.ones(2, 3), torch.ones(3)),
+            "x must have the perturbation's shape",
+        ),
         (lambda: L2(1.0, upper=1.0).project([torch.ones(2)] * 2, [torch.ones(2)]), "as many tensors"),
         (lambda: L2(1.0, upper=torch.ones(4)).project(torch.ones(2, 3)), "bounds must broadcast"),
-        (lambda: Linf(float("inf")).sample(torch.ones(2), torch.Generator()), "radius must be finite to sample"),
+        (
+            lambda: Linf(float("inf")).sample(torch.ones(2), torch.Generator()),
+            "radius must be finite to sample",
+        ),
     ],
 )
 def test_refusals_are_one_sentence(make, message: str) -> None:
@@ -284,4 +315,7 @@ def test_budgets_are_values_that_cannot_change() -> None:
     with pytest.raises(AttributeError):
         Linf(0.1).radius = 0.2  # type: ignore[misc]
     assert issubclass(L1, Budget) and L1.name == "L1" and plain(L1) is L1
-    assert [type(leaf) for leaf in leaves_of(Linf(1.0).project((torch.ones(1), torch.ones(1))))] == [Tensor, Tensor]
+    assert [type(leaf) for leaf in leaves_of(Linf(1.0).project((torch.ones(1), torch.ones(1))))] == [
+        Tensor,
+        Tensor,
+    ]

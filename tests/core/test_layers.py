@@ -60,7 +60,9 @@ def test_functional_activations_are_taken_after_the_module_they_follow() -> None
 
 
 def test_a_transformer_has_blocks_and_no_convolution_with_an_activation() -> None:
-    model = zoo.VisionTransformer(image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32).eval()
+    model = zoo.VisionTransformer(
+        image_size=32, patch_size=8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32
+    ).eval()
     assert names(model, "block") == [f"encoder.layers.encoder_layer_{i}" for i in range(3)]
     with pytest.raises(JostleError, match="block"):
         find(model, "activation")
@@ -71,7 +73,9 @@ def test_a_transformer_has_blocks_and_no_convolution_with_an_activation() -> Non
 
 def test_the_gates_of_squeeze_and_excitation_are_passed_over() -> None:
     found = names(zoo.mobilenet_v3_small(weights=None).eval(), "activation")
-    assert found and not any(".fc" in name or "activation" in name.split(".")[-1] or "scale" in name for name in found)
+    assert found and not any(
+        ".fc" in name or "activation" in name.split(".")[-1] or "scale" in name for name in found
+    )
 
 
 def test_a_network_of_linear_layers() -> None:

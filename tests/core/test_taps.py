@@ -72,7 +72,9 @@ def test_in_place_networks_give_the_values_and_gradients_of_out_of_place_ones(wh
         assert seen[0][0] == seen[1][0]
 
 
-@pytest.mark.parametrize("reduce", [lambda a: a.flatten(1), lambda a: a, lambda a: a[:1], lambda a: {"own": a}])
+@pytest.mark.parametrize(
+    "reduce", [lambda a: a.flatten(1), lambda a: a, lambda a: a[:1], lambda a: {"own": a}]
+)
 def test_a_reduction_that_hands_back_the_tensor_is_kept_safe_without_gradients(reduce: Callable) -> None:
     left, right = pair()
     with torch.no_grad():
@@ -89,7 +91,9 @@ def test_only_what_is_overwritten_is_copied() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 1), nn.ReLU())
     passed: dict[str, int] = {}
     for name in ("1", "3"):
-        model.get_submodule(name).register_forward_pre_hook(lambda m, inputs, n=name: passed.update({n: inputs[0].data_ptr()}))
+        model.get_submodule(name).register_forward_pre_hook(
+            lambda m, inputs, n=name: passed.update({n: inputs[0].data_ptr()})
+        )
     with Taps(model, ["0", "2"]) as taps:
         model(X)
         model(X)
@@ -142,7 +146,10 @@ Pair = namedtuple("Pair", ["out", "aux"])
 @pytest.mark.parametrize(
     "wrap",
     [
-        lambda a: (a, 1), lambda a: [None, a], lambda a: Pair(a, a + 1), lambda a: {"n": 3, "out": a},
+        lambda a: (a, 1),
+        lambda a: [None, a],
+        lambda a: Pair(a, a + 1),
+        lambda a: {"n": 3, "out": a},
         lambda a: OrderedDict(out=a, aux=a + 1),
     ],
 )
@@ -177,12 +184,17 @@ def test_a_layer_without_a_tensor_is_named() -> None:
             return len(x)
 
     model = nn.Sequential(OrderedDict(count=Counting()))
-    with pytest.raises(JostleError, match="layer 'count' returns a int that holds no tensor"), Taps(model, ["count"]):
+    with (
+        pytest.raises(JostleError, match="layer 'count' returns a int that holds no tensor"),
+        Taps(model, ["count"]),
+    ):
         model(X)
 
 
 def test_segmentation_networks_that_return_dictionaries() -> None:
-    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None).eval()
+    model = torchvision.models.segmentation.lraspp_mobilenet_v3_large(
+        weights=None, weights_backbone=None
+    ).eval()
     with torch.no_grad(), Taps(model, ["backbone", "classifier"]) as taps:
         out = model(X)
     assert set(out) == {"out"} and [value.ndim for value in taps.values] == [4, 4]
@@ -192,7 +204,12 @@ def test_segmentation_networks_that_return_dictionaries() -> None:
 def test_no_hook_stays_behind(error: type[BaseException]) -> None:
     model = torchvision.models.resnet18(weights=None).eval()
     for where in ("activation", "conv"):
-        with pytest.raises(error), Taps(model, where), replaced(model, {"layer1": lambda a: a}), frozen(model):
+        with (
+            pytest.raises(error),
+            Taps(model, where),
+            replaced(model, {"layer1": lambda a: a}),
+            frozen(model),
+        ):
             assert hooks(model) > 0
             raise error
     assert hooks(model) == 0
@@ -233,7 +250,10 @@ def test_taps_may_be_entered_again() -> None:
 
 def test_a_reduction_keeps_only_what_it_returns() -> None:
     model = torchvision.models.resnet18(weights=None).eval()
-    with torch.no_grad(), Taps(model, "activation", reduce=lambda a: float(a.double().square().mean())) as taps:
+    with (
+        torch.no_grad(),
+        Taps(model, "activation", reduce=lambda a: float(a.double().square().mean())) as taps,
+    ):
         model(X)
     assert len(taps.values) == 17 and all(isinstance(value, float) for value in taps.values)
 

@@ -129,9 +129,14 @@ def test_minibatches_pass_over_everything_once_an_epoch() -> None:
     ("make", "message"),
     [
         (lambda: trainer("sgd", clip=0.0), "clip must be above 0"),
-        (lambda: next(minibatches(torch.ones(3), size=0, epochs=1, generator=torch.Generator())), "size must be"),
         (
-            lambda: next(minibatches(torch.ones(3), torch.ones(2), size=1, epochs=1, generator=torch.Generator())),
+            lambda: next(minibatches(torch.ones(3), size=0, epochs=1, generator=torch.Generator())),
+            "size must be",
+        ),
+        (
+            lambda: next(
+                minibatches(torch.ones(3), torch.ones(2), size=1, epochs=1, generator=torch.Generator())
+            ),
             r"first axis, but lengths \[3, 2\] came",
         ),
     ],

@@ -17,7 +17,9 @@ def test_a_tree_keeps_its_shape() -> None:
     assert leaves_of(single)[0] is single and like(single, [single]) is single
 
 
-@pytest.mark.parametrize(("scope", "shapes"), [("sample", [(2, 8)]), ("tree", [(1, 16)]), ("tensor", [(1, 6), (1, 2), (1, 8)])])
+@pytest.mark.parametrize(
+    ("scope", "shapes"), [("sample", [(2, 8)]), ("tree", [(1, 16)]), ("tensor", [(1, 6), (1, 2), (1, 8)])]
+)
 def test_rows_and_back(scope: str, shapes: list[tuple[int, int]]) -> None:
     leaves = leaves_of(TREE)
     split = groups(leaves, scope)

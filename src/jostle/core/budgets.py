@@ -122,6 +122,15 @@ class Budget(ABC):
 
     def _stepper(self, leaves: list[Tensor], boxes: list[Box] | None) -> Callable[[Tree, Tree | None], Tree]:
         factors = self._scale_rows(leaves)
+        if len(leaves) == 1 and boxes is None and leaves[0].dtype not in _LOW:
+            (factor,) = factors
+
+            def step_alone(g: Tree, u: Tree | None) -> Tree:
+                (leaf,) = leaves_of(g)
+                rows = self._steepest(to_rows([leaf], self.scope), factor, None, None)
+                return like(g, [rows.reshape(leaf.shape)])
+
+            return step_alone
 
         def step(g: Tree, u: Tree | None) -> Tree:
             split = groups(leaves_of(g), self.scope)
@@ -273,18 +282,18 @@ class Budget(ABC):
             value = _wide(value)
             edge = torch.as_tensor(bound, dtype=value.dtype, device=value.device)
             try:
-                gap = (edge.expand(leaf.shape) - value) * side
+                gap = edge.expand(leaf.shape) - value
             except RuntimeError:
                 raise JostleError(
                     f"bounds must broadcast to the perturbation's {tuple(leaf.shape)}, but a tensor of shape "
                     f"{tuple(edge.shape)} came"
                 ) from None
-            require(
-                bool((gap >= 0).all()),
-                f"x must lie inside the box [{_show(self.lower)}, {_show(self.upper)}] (without x the box must "
-                f"hold 0), but it goes beyond it by {-float(gap.min()):.3g}",
-            )
-            out.append(gap * side)
+            if not bool((gap >= 0 if side > 0 else gap <= 0).all()):
+                raise JostleError(
+                    f"x must lie inside the box [{_show(self.lower)}, {_show(self.upper)}] (without x the box "
+                    f"must hold 0), but it goes beyond it by {-float((gap * side).min()):.3g}"
+                )
+            out.append(gap)
         return out
 
 
