@@ -79,33 +79,34 @@ class Ascent:
         require(steps >= 1, f"steps must be at least 1, but {steps} came")
         self.objective, self.budget, self.rule = objective, budget, rule or Steepest()
         self.steps, self.maximise, self.track = steps, maximise, track
-        self._project, self._steepest = budget.projector(start, x), budget.stepper(start, x)
-        self.u: Tree = self._project(like(start, [leaf.detach() for leaf in leaves_of(start)]))
+        with torch.no_grad():
+            self._project, self._steepest = budget.projector(start, x), budget.stepper(start, x)
+            self.u: Tree = self._project(like(start, [leaf.detach() for leaf in leaves_of(start)]))
         self.t = 0
         self.evaluations = 0
         self.value: Tensor | None = None
         self.best_u: Tree = self.u
         self.best_value: Tensor | None = None
         self.state: dict[str, Any] = self.rule.begin(self)
+        self._ones: Tensor | None = None
         self._warned = False
 
     def step(self) -> None:
         """Evaluate the objective at `u`, then move `u` by one step of the rule."""
         leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(self.u)]
         value = self.objective(like(self.u, leaves))
-        require(
-            value.requires_grad, "objective must depend on the perturbation, but it has no gradient there"
-        )
-        # Summed, not averaged: a sample's step must not depend on who else is in the batch.
-        total = value.sum() if value.ndim else value
-        grads = torch.autograd.grad(total, leaves, materialize_grads=True)
+        if not value.requires_grad:
+            raise JostleError("objective must depend on the perturbation, but it has no gradient there")
+        if self._ones is None or self._ones.shape != value.shape or self._ones.dtype != value.dtype:
+            # The gradient of the sum, not of the mean: a sample's step must not depend on who else is there.
+            self._ones = torch.ones_like(value.detach())
+        several = len(leaves) > 1  # of several tensors the objective may leave some alone
+        grads = torch.autograd.grad(value, leaves, self._ones, materialize_grads=several)
         self.evaluations += 1
         self._check(grads)
-        if not self.maximise:
-            grads = [-grad for grad in grads]
-        with torch.no_grad():
-            self._score(value.detach().reshape(-1))
-            self.u = self.rule.step(self, list(grads))
+        # From here on nothing requires a gradient, so nothing has to switch them off.
+        self._score(value.detach().reshape(-1))
+        self.u = self.rule.step(self, list(grads) if self.maximise else [-grad for grad in grads])
         self.t += 1
 
     def finish(self) -> None:

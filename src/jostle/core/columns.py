@@ -34,6 +34,8 @@ def length(rows: Float[Tensor, "rows entries"]) -> Number:
         out = torch.linalg.vector_norm(parts, dim=1, keepdim=True, dtype=torch.float64)
         if bool(((out > 1e-15) & (out < 1e15)).all()):  # else the squares may be beyond float32
             return number(out)
+    if len(rows) == 1:
+        return torch.linalg.vector_norm(rows, dtype=torch.float64).item()
     return number(torch.linalg.vector_norm(rows, dim=1, keepdim=True, dtype=torch.float64))
 
 

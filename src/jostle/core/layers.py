@@ -71,6 +71,7 @@ def find(module: nn.Module, where: Where) -> list[Tap]:
         require(bool(found), "where matched no layer of the model")
         return found
     if not isinstance(where, str):
+        require(len(where) > 0, "where must name at least one layer, but an empty list came")
         return [Tap(_named(modules, name)) for name in where]
     if where == "activation":
         found = _traced_activations(module)
@@ -85,10 +86,11 @@ def find(module: nn.Module, where: Where) -> list[Tap]:
             f"where must be conv, linear, norm, activation, block, a list of layer names or a rule, but {where!r} came",
         )
         found = [Tap(name) for name, child in modules.items() if isinstance(child, kinds[where])]
+    other = "'activation'" if where == "block" else "'block'"
     require(
         bool(found),
-        f"where={where!r} matched no layer of {type(module).__name__}; give layer names, such as those of "
-        "dict(model.named_modules())",
+        f"where={where!r} matched no layer of {type(module).__name__}; try {other}, or give layer names, such as "
+        "those of dict(model.named_modules())",
     )
     return found
 

@@ -34,46 +34,40 @@ def linf(u: Rows, radius: Column, lo: Bound, hi: Bound, scale: Bound = None) -> 
 
 
 def l2(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
-    """Project on `{||u||_2 <= radius} ∩ [lo, hi]`: `clip(s u, lo, hi)` with the `s <= 1` that meets the radius.
+    """Project on `{||u||_2 <= radius} ∩ [lo, hi]`: `clip(s u, lo, hi)` with the `s` that meets the radius.
 
-    In `q = s^2` the squared norm `sum min(q u^2, b^2)` (`b` the bound on the side of `u`) is concave, increasing
-    and piecewise linear. A tangent lies above it, so Newton's method from `q = 1` lands on the left of the root,
-    climbs, and ends on it after finitely many steps (two, as a rule).
+    In `q = s^2` the squared norm `sum min(q u^2, b^2)` (`b` the bound on the side of `u`) is concave,
+    increasing and piecewise linear, so Newton's method from `s = radius / ||u||`, which is on the left of the
+    root, climbs to it in finitely many steps: one or two, as a rule.
 
     >>> import torch
     >>> box = torch.tensor([[1.0, 10.0]])
     >>> l2(torch.tensor([[3.0, 4.0]]), torch.tensor([[2.0]]), -10 * box, box)
     tensor([[1.0000, 1.7321]])
     """
-    boxed = lo is not None or hi is not None
-    reach = number(radius)
     if u.requires_grad and torch.is_grad_enabled():
         return _l2_in_graph(u, radius, lo, hi)
-    w = torch.clamp(u, lo, hi) if boxed else u
-    size = length(w)
+    boxed = lo is not None or hi is not None
+    reach, size = number(radius), length(u)
     if holds(size <= reach):
-        return w
+        return torch.clamp(u, lo, hi) if boxed else u
+    scale = at_most(reach / at_least(size, _TINY), 1.0)
     if not boxed:
-        return u * cast(at_most(reach / at_least(size, _TINY), 1.0), u)
+        return u * cast(scale, u)
     enough = (1 - 8 * torch.finfo(u.dtype).eps) * reach
-    scale, v, spare = 1.0, u, None
+    v = w = None
     while True:
-        spare = torch.sub(v, w, out=spare)
-        held = length(spare.sign_().mul_(w))  # of the entries that rest on a bound
-        free = at_least(size * size - held * held, _TINY)
-        better = at_most(scale * (at_least(reach * reach - held * held, 0.0) / free) ** 0.5, 1.0)
-        if not holds(better > 0):  # the tangent meets zero too early: begin at what is surely on the left
-            better = larger(better, at_most(reach / at_least(length(u), _TINY), 1.0))
-        if v is not u:
-            better = larger(better, scale)
-            if holds(better == scale):
-                return w
-        scale = better
-        v = torch.mul(u, cast(scale, u), out=spare)
+        v = torch.mul(u, cast(scale, u), out=v)
         w = torch.clamp(v, lo, hi, out=w)
         size = length(w)
         if holds((size >= enough) | (scale == 1.0)):
             return w
+        held = length(v.sub_(w).sign_().mul_(w))  # of the entries that rest on a bound
+        gap, free = reach * reach - held * held, size * size - held * held
+        better = at_most(scale * (at_least(gap, 0.0) / at_least(free, _TINY)) ** 0.5, 1.0)
+        if holds(better <= scale):
+            return w
+        scale = larger(better, scale)
 
 
 def _l2_in_graph(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:

@@ -41,7 +41,8 @@ def _add(u: Tree, directions: list[Tensor], length: float | Tensor) -> Tree:
     """`u + length * directions`, written into the directions: fresh memory costs more than the sum."""
     moved = []
     for leaf, way in zip(leaves_of(u), directions, strict=True):
-        way = way.to(leaf.dtype)
+        if way.dtype != leaf.dtype:
+            way = way.to(leaf.dtype)
         if isinstance(length, Tensor) and length.ndim:
             moved.append(torch.addcmul(leaf, way, per_row(length.to(leaf.device, leaf.dtype), leaf), out=way))
         else:

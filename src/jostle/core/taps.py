@@ -3,9 +3,11 @@
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from copy import copy
 from typing import Any, Literal
 
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from jostle.core.errors import JostleError, require
 from jostle.core.layers import Tap, Where, find
@@ -81,46 +83,31 @@ class Taps:
         self._probes.clear()
 
     def _watch_output(self, name: str, chosen: Mapping[int | None, Tap]) -> Callable[..., Any]:
-        def hook(layer: nn.Module, inputs: Any, output: Any) -> Any:
-            call = self._calls[name]
-            self._calls[name] += 1
-            tap = chosen.get(call, chosen.get(None))
-            if tap is None:
-                return None
-            value = first_tensor(output, name)
-            label = name if call == 0 else f"{name}#{call + 1}"
-            self._keep(label, value if tap.after is None else tap.after(value))
-            return _swap_first(output, self._guard(label, value)) if self._must_guard(label, value) else None
-
-        return hook
+        return lambda layer, inputs, output: self._record(name, chosen, output)
 
     def _watch_input(self, name: str, chosen: Mapping[int | None, Tap]) -> Callable[..., Any]:
-        def hook(layer: nn.Module, inputs: Any) -> Any:
-            call = self._calls[name]
-            self._calls[name] += 1
-            if chosen.get(call, chosen.get(None)) is None:
-                return None
-            value = first_tensor(inputs, name)
-            label = name if call == 0 else f"{name}#{call + 1}"
-            self._keep(label, value)
-            return _swap_first(inputs, self._guard(label, value)) if self._must_guard(label, value) else None
+        return lambda layer, inputs: self._record(name, chosen, inputs)
 
-        return hook
-
-    def _keep(self, label: str, value: Tensor) -> None:
+    def _record(self, name: str, chosen: Mapping[int | None, Tap], passing: Any) -> Any:
+        """Keep the tensor in what passes by; hand on a copy of it where it would be overwritten."""
+        call = self._calls[name]
+        self._calls[name] += 1
+        tap = chosen.get(call, chosen.get(None))
+        if tap is None:
+            return None
+        value = first_tensor(passing, name)
+        label = name if call == 0 else f"{name}#{call + 1}"
+        kept = value if tap.after is None or self.when == "pre" else tap.after(value)
+        if self.reduce is not None:
+            kept = self.reduce(kept)
         self.names.append(label)
-        self.values.append(value if self.reduce is None else self.reduce(value))
-
-    def _must_guard(self, label: str, value: Tensor) -> bool:
-        if self.reduce is not None and not value.requires_grad:
-            return False  # already reduced, and nothing will ask for the tensor again
-        return self._overwritten.get(label, True)
-
-    def _guard(self, label: str, value: Tensor) -> Tensor:
-        copy = value.clone()
-        if label not in self._overwritten and not copy.is_inference():
-            self._probes.append((label, copy))
-        return copy
+        self.values.append(kept)
+        if not self._overwritten.get(label, True) or not (value.requires_grad or _shares(kept, value)):
+            return None  # nobody writes to it, or nobody will look at it again
+        twin = value.clone()
+        if label not in self._overwritten and not twin.is_inference():
+            self._probes.append((label, twin))
+        return _swap_first(passing, twin)
 
 
 @contextmanager
@@ -189,13 +176,25 @@ def first_tensor(output: Any, name: str) -> Tensor:
     raise JostleError(f"layer {name!r} returns a {type(output).__name__} that holds no tensor")
 
 
+def _shares(kept: Any, value: Tensor) -> bool:
+    """Whether what is kept holds memory of `value`."""
+    try:
+        own = value.untyped_storage().data_ptr()
+        tensors = (leaf for leaf in tree_leaves(kept) if isinstance(leaf, Tensor))
+        return any(tensor.untyped_storage().data_ptr() == own for tensor in tensors)
+    except NotImplementedError:  # inside torch.func transforms tensors have no memory of their own
+        return True
+
+
 def _swap_first(output: Any, new: Tensor) -> Any:
     """`output` with its first tensor exchanged."""
     if isinstance(output, Tensor):
         return new
     if isinstance(output, Mapping):
         key = next(key for key, item in output.items() if isinstance(item, Tensor))
-        return type(output)({**output, key: new})  # type: ignore[call-arg]
+        changed: Any = copy(output)
+        changed[key] = new
+        return changed
     at = next(i for i, item in enumerate(output) if isinstance(item, Tensor))
     items = [*output[:at], new, *output[at + 1 :]]
     return type(output)(*items) if hasattr(output, "_fields") else type(output)(items)
