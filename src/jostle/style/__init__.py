@@ -15,11 +15,17 @@ from jostle.style.insertion import Inserted, enabled, insert, param_groups, plac
 from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
 from jostle.style.protocol import METHODS, Domain, Method, Protocol, dg_benchmark, fit, scale_report, trial
 from jostle.style.restyle import batch_uncertainty, channel_statistics, grad_reverse, restyle
+from jostle.style.retrieval import Retrieval, embed, persons, rank, retrieve
+from jostle.style.verbs import Bench, Trained, attack, bench, report, train
+
+VERBS = (train, bench, attack, retrieve, report)
 
 __all__ = [
     "DSU",
     "METHODS",
+    "VERBS",
     "AdvStyle",
+    "Bench",
     "Domain",
     "EFDMix",
     "Inserted",
@@ -29,16 +35,21 @@ __all__ = [
     "PAdaIN",
     "Protocol",
     "Reference",
+    "Retrieval",
     "StyleCurve",
     "StyleLayer",
     "Summary",
+    "Trained",
     "Trial",
     "WorstStyle",
     "as_domain",
+    "attack",
     "batch_uncertainty",
+    "bench",
     "channel_statistics",
     "check_scales",
     "dg_benchmark",
+    "embed",
     "enabled",
     "fit",
     "fit_reference",
@@ -48,15 +59,20 @@ __all__ = [
     "load_domains",
     "paired",
     "param_groups",
+    "persons",
     "places",
     "proxy_a_distance",
+    "rank",
+    "report",
     "restyle",
+    "retrieve",
     "scale_report",
     "scales",
     "style_curve",
     "style_layers",
     "summarise",
     "t_interval",
+    "train",
     "trial",
     "worst_style",
 ]

@@ -68,9 +68,7 @@ class AdvStyle(StyleLayer):
         super().__init__(num_channels, p=1.0, eps=eps, channel_dim=channel_dim, generator=generator)
         recipes = ("official", "adv", "direction", "intensity")
         require(recipe in recipes, f"recipe must be one of {', '.join(recipes)}, but {recipe!r} came")
-        require(
-            math.isfinite(lam) and lam >= 0, f"lam must be finite and at least 0, but {lam} came"
-        )
+        require(math.isfinite(lam) and lam >= 0, f"lam must be finite and at least 0, but {lam} came")
         probs = probs or _ODDS.get(recipe, (0.5, 0.5, 0.0))
         require(
             len(probs) == 3 and min(probs) >= 0 and abs(sum(probs) - 1) < 1e-6,
@@ -78,7 +76,8 @@ class AdvStyle(StyleLayer):
         )
         require(mix_weight >= 0, f"mix_weight must be at least 0, but {mix_weight} came")
         require(
-            granularity in ("batch", "sample"), f"granularity must be batch or sample, but {granularity!r} came"
+            granularity in ("batch", "sample"),
+            f"granularity must be batch or sample, but {granularity!r} came",
         )
         self.lam, self.recipe, self.probs = lam, recipe, probs
         self.mix_weight, self.granularity = mix_weight, granularity
@@ -93,7 +92,9 @@ class AdvStyle(StyleLayer):
     def change(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         adv, dsu = self._branches(x)
         if dsu is not None and len(x) < 2:
-            self._warn(f"{self.label} needs two samples for their uncertainty; it hands a batch of one on unchanged")
+            self._warn(
+                f"{self.label} needs two samples for their uncertainty; it hands a batch of one on unchanged"
+            )
             dsu = None
         if adv is None and dsu is None:
             return self._touch(x)
@@ -130,7 +131,9 @@ class AdvStyle(StyleLayer):
             return learnt
         pairs = zip(learnt, batch, strict=True)
         if self.recipe == "direction":
-            mu, sigma = (_unit(own) * torch.linalg.vector_norm(theirs) * self.mix_weight for own, theirs in pairs)
+            mu, sigma = (
+                _unit(own) * torch.linalg.vector_norm(theirs) * self.mix_weight for own, theirs in pairs
+            )
         else:
             mu, sigma = (_unit(theirs) * torch.linalg.vector_norm(own) for own, theirs in pairs)
         return mu, sigma
@@ -162,7 +165,9 @@ class AdvStyle(StyleLayer):
         if self._ready or not torch.is_grad_enabled():
             return
         if len(x) < 2:
-            self._warn(f"{self.label} needs two samples to initialise its scales; it waits for a larger batch")
+            self._warn(
+                f"{self.label} needs two samples to initialise its scales; it waits for a larger batch"
+            )
             return
         with torch.no_grad():
             mu, sigma = channel_statistics(x, eps=self.eps, channel_dim=self.channel_dim)

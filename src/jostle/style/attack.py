@@ -106,7 +106,10 @@ def worst_style(
     """
     require(norm in ("L2", "Linf"), f"norm must be L2 or Linf, but {norm!r} came")
     require(radius >= 0, f"radius must be at least 0, but {radius} came")
-    require(len(x) == len(y) and len(x) > 0, f"x and y must be of one length above 0, but {len(x)} and {len(y)} came")
+    require(
+        len(x) == len(y) and len(x) > 0,
+        f"x and y must be of one length above 0, but {len(x)} and {len(y)} came",
+    )
     seen: list[Tensor] = []
     with frozen(model), enabled(model, False):
         with torch.no_grad(), Taps(model, [reference.layer]) as taps:
@@ -206,7 +209,14 @@ def style_curve(
         kept = [
             part[
                 worst_style(
-                    model, x[part], y[part], reference, radius, norm=norm, steps=steps, channel_dim=channel_dim
+                    model,
+                    x[part],
+                    y[part],
+                    reference,
+                    radius,
+                    norm=norm,
+                    steps=steps,
+                    channel_dim=channel_dim,
                 ).robust.cpu()
             ]
             for part in alive.split(batch)

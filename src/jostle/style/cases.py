@@ -42,7 +42,11 @@ class DigitNet(nn.Sequential):
         super().__init__()
         width = (1, 16, 32, 64)
         for i in range(3):
-            layers = [nn.Conv2d(width[i], width[i + 1], 3, padding=1, bias=False), nn.BatchNorm2d(width[i + 1]), nn.ReLU()]
+            layers = [
+                nn.Conv2d(width[i], width[i + 1], 3, padding=1, bias=False),
+                nn.BatchNorm2d(width[i + 1]),
+                nn.ReLU(),
+            ]
             if i < 2:
                 layers.append(nn.MaxPool2d(2))
             self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
@@ -61,7 +65,9 @@ def digits_case(protocol: Protocol, size: int = 16) -> Case:
     def load() -> dict[str, Domain]:
         digits = as_domain(load_data("digits"))
         mnist = as_domain(load_data("mnist5k"))
-        mnist = mnist.subset(torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))[: len(digits)])
+        mnist = mnist.subset(
+            torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))[: len(digits)]
+        )
         mnist = Domain(_square(mnist.images[:, :, 4:24, 4:24], size), mnist.labels)
         return {"mnist5k": mnist, "digits": Domain(_square(digits.images, size), digits.labels)}
 
@@ -89,7 +95,14 @@ def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_lim
 
 
 def network_case(
-    data: str, network: str, weights: str | None, protocol: Protocol, *, size: int, leave_one_out: bool, at: str
+    data: str,
+    network: str,
+    weights: str | None,
+    protocol: Protocol,
+    *,
+    size: int,
+    leave_one_out: bool,
+    at: str,
 ) -> Case:
     """PACS with a whole network, every domain as the only source once, or left out once; all target images."""
 
@@ -121,7 +134,9 @@ def _square(images: torch.Tensor, size: int) -> torch.Tensor:
 def _new_head(model: nn.Module, classes: int) -> None:
     """Exchange the last linear layer for one with `classes` outputs."""
     linear = [name for name, child in model.named_modules() if isinstance(child, nn.Linear)]
-    require(bool(linear), "the network has no linear layer to exchange for one with the right number of classes")
+    require(
+        bool(linear), "the network has no linear layer to exchange for one with the right number of classes"
+    )
     parent, _, leaf = linear[-1].rpartition(".")
     old = model.get_submodule(linear[-1])
     assert isinstance(old, nn.Linear)

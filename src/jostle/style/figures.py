@@ -54,8 +54,12 @@ def accuracies(trials: Sequence[Trial], table: Mapping[str, Summary]) -> "Figure
             for spot, target in zip(spots, targets, strict=False):
                 seeds = [t.accuracy[target] for t in trials if t.method == name and target in t.total]
                 axis.plot([spot] * len(seeds), seeds, ".", color=colour, alpha=0.3, markersize=4, zorder=1)
-            axis.errorbar(spots, means, yerr=errors, fmt=mark, color=colour, capsize=2.5, markersize=5, label=label)
-        axis.set_xticks(range(len(targets) + 1), [name.replace("_", " ") for name in targets] + ["macro mean"])
+            axis.errorbar(
+                spots, means, yerr=errors, fmt=mark, color=colour, capsize=2.5, markersize=5, label=label
+            )
+        axis.set_xticks(
+            range(len(targets) + 1), [name.replace("_", " ") for name in targets] + ["macro mean"]
+        )
         axis.set_xlabel("target domain")
         axis.set_ylabel("accuracy (%)")
         axis.axvline(len(targets) - 0.5, color="0.7", linewidth=0.8)
@@ -105,7 +109,9 @@ def worst_styles(curves: Mapping[str, StyleCurve]) -> "Figure":
             label, colour, mark = look[name]
             axis.plot(curve.radii, curve.accuracy, marker=mark, color=colour, label=label, markersize=5)
         norm = next(iter(curves.values())).norm
-        axis.set_xlabel(f"style budget, {'ℓ2' if norm == 'L2' else 'ℓ∞'} norm (standard deviations of the source's styles)")
+        axis.set_xlabel(
+            f"style budget, {'ℓ2' if norm == 'L2' else 'ℓ∞'} norm (standard deviations of the source's styles)"
+        )
         axis.set_ylabel("accuracy under attack (%)")
         axis.set_ylim(-3, 103)
         axis.legend()
@@ -121,16 +127,28 @@ def style_space(space: Mapping[str, Tensor]) -> "Figure":
     source = space[names[0]]
     centre, width = source.mean(0), source.std(0).clamp_min(1e-6)
     rows = {name: (value - centre) / width for name, value in space.items()}
-    _, _, basis = torch.pca_lowrank(torch.cat([value for name, value in rows.items() if name != "styled"]), 2, niter=8)
+    _, _, basis = torch.pca_lowrank(
+        torch.cat([value for name, value in rows.items() if name != "styled"]), 2, niter=8
+    )
     flat = {name: (value @ basis).numpy() for name, value in rows.items()}
-    colours = dict(zip([n for n in names if n != "styled"], ("black", "sky", "green", "orange", "purple"), strict=False))
+    colours = dict(
+        zip([n for n in names if n != "styled"], ("black", "sky", "green", "orange", "purple"), strict=False)
+    )
     with house_style():
         fig, axes = figure(1, 2, (8.0, 3.8))
         for axis, title in zip(np.ravel(axes), ("before", "after"), strict=True):
             for i, name in enumerate(colours):
                 points = flat["styled"] if i == 0 and title == "after" and "styled" in flat else flat[name]
                 label = name.replace("_", " ") + (" (source)" if i == 0 else "")
-                axis.scatter(*points.T, s=10 if i else 16, color=COLOURS[colours[name]], marker=_MARKS[i], alpha=0.55, label=label, linewidths=0)
+                axis.scatter(
+                    *points.T,
+                    s=10 if i else 16,
+                    color=COLOURS[colours[name]],
+                    marker=_MARKS[i],
+                    alpha=0.55,
+                    label=label,
+                    linewidths=0,
+                )
             axis.set_title(f"{title} AdvStyle")
             axis.set_xlabel("first component (source s.d.)")
         first, second = np.ravel(axes)
@@ -153,7 +171,9 @@ def scale_history(history: Sequence[Mapping[str, Any]]) -> "Figure":
         for axis, key, symbol in zip(np.ravel(axes), ("mean_mu", "mean_sigma"), ("μ", "σ"), strict=True):
             for i, layer in enumerate(layers):
                 values = [row["scales"][layer][key] for row in history]
-                axis.plot(epochs, values, marker=_MARKS[i], markersize=5, color=COLOURS[_ORDER[i % 7]], label=layer)
+                axis.plot(
+                    epochs, values, marker=_MARKS[i], markersize=5, color=COLOURS[_ORDER[i % 7]], label=layer
+                )
             axis.set_xticks(epochs if len(epochs) < 12 else epochs[:: len(epochs) // 10])
             axis.set_xlabel("epoch")
             axis.set_ylabel(f"mean |Σ{symbol}| (feature units)")

@@ -168,7 +168,9 @@ def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) ->
     >>> places(torchvision.models.resnet18())
     ('maxpool', 'layer1', 'layer2', 'layer3')
     """
-    require(at in ("auto", "official"), f"at must be auto, official or a list of layer names, but {at!r} came")
+    require(
+        at in ("auto", "official"), f"at must be auto, official or a list of layer names, but {at!r} came"
+    )
     names = dict(model.named_modules())
     official = ("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     # A network may sit inside a wrapper, such as one that normalises its input.
@@ -178,10 +180,14 @@ def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) ->
     require(at == "auto", "at='official' is for ResNets; name the layers, or use 'auto'")
     blocks = _transformer_blocks(names)
     if blocks:
-        embedding = next((name for name in names if re.fullmatch(r"(.*\.)?(patch_embed|encoder\.dropout)", name)), None)
+        embedding = next(
+            (name for name in names if re.fullmatch(r"(.*\.)?(patch_embed|encoder\.dropout)", name)), None
+        )
         chosen = [blocks[max(len(blocks) // 4 - 1, 0)], blocks[max(len(blocks) // 2 - 1, 0)]]
         return tuple(dict.fromkeys([*([embedding] if embedding else []), *chosen]))
-    require(example is not None, "example must be given: 'auto' finds the places by running the network on it")
+    require(
+        example is not None, "example must be given: 'auto' finds the places by running the network on it"
+    )
     return _before_falls(model, example)
 
 
@@ -216,7 +222,9 @@ def _before_falls(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         stack.enter_context(frozen(model))
         for name, child in model.named_modules():
             if name:
-                begin = child.register_forward_pre_hook(lambda m, i, n=name: events.append((n, False, _area(i))))
+                begin = child.register_forward_pre_hook(
+                    lambda m, i, n=name: events.append((n, False, _area(i)))
+                )
                 end = child.register_forward_hook(lambda m, i, o, n=name: events.append((n, True, _area(o))))
                 stack.callback(begin.remove)
                 stack.callback(end.remove)
@@ -232,7 +240,9 @@ def _before_falls(model: nn.Module, example: Tensor) -> tuple[str, ...]:
         if around and min(around) > 0 and events[min(around) - 1][1]:
             chosen.append(events[min(around) - 1][0])
         least = size
-    require(bool(chosen), "the network's spatial resolution never falls; name the layers for the style layers")
+    require(
+        bool(chosen), "the network's spatial resolution never falls; name the layers for the style layers"
+    )
     return tuple(dict.fromkeys(chosen))[:4]
 
 
@@ -257,7 +267,10 @@ def _shapes(model: nn.Module, names: Sequence[str], example: Tensor | None) -> d
             problem = error
             continue
         for name in names:
-            require(name in found, f"layer {name!r} did not run on the example, so no style layer can sit behind it")
+            require(
+                name in found,
+                f"layer {name!r} did not run on the example, so no style layer can sit behind it",
+            )
             require(
                 len(found[name]) >= 3,
                 f"layer {name!r} gives shape {tuple(found[name])}: a style needs (batch, channels, ...)",
@@ -340,7 +353,9 @@ def param_groups(
     known = {id(parameter) for parameter in own}
     weights = [p for p in model.parameters() if id(p) not in known and p.requires_grad]
     decay = weight_decay if weight_decay_scales is None else weight_decay_scales
-    require(min(weight_decay, decay) >= 0, f"weight decay must be at least 0, but {min(weight_decay, decay)} came")
+    require(
+        min(weight_decay, decay) >= 0, f"weight decay must be at least 0, but {min(weight_decay, decay)} came"
+    )
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": weight_decay}]
     if own:
         groups.append({"params": own, "weight_decay": decay})

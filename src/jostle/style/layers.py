@@ -72,7 +72,9 @@ class StyleLayer(nn.Module):
 
     def uniform(self) -> float:
         """One draw from U(0, 1), on the host."""
-        generator = self.generator if self.generator is not None and self.generator.device.type == "cpu" else None
+        generator = (
+            self.generator if self.generator is not None and self.generator.device.type == "cpu" else None
+        )
         return float(torch.rand((), generator=generator))
 
     def noise(self, like: Tensor) -> Tensor:
@@ -113,11 +115,13 @@ class DSU(StyleLayer):
         if self.uniform() >= self.p:
             return x
         if len(x) < 2:
-            self._warn(f"{self.label} needs two samples for their uncertainty; it hands a batch of one on unchanged")
+            self._warn(
+                f"{self.label} needs two samples for their uncertainty; it hands a batch of one on unchanged"
+            )
             return x
         return restyle(x, self.plan(x), eps=self.eps, channel_dim=self.channel_dim)
 
-    def plan(self, x: Float[Tensor, "..."]):  # noqa: ANN201
+    def plan(self, x: Float[Tensor, "..."]):
         """The shifts for a fresh draw of noise."""
         noise = self.noise(_grid(x, self.num_channels, 2))
 
@@ -177,7 +181,9 @@ class _Mixer(StyleLayer):
         """
         kind = torch.float64 if x.dtype == torch.float64 else torch.float32
         shape = torch.full((2, len(x), 1), self.alpha, dtype=torch.float64)
-        generator = self.generator if self.generator is not None and self.generator.device.type == "cpu" else None
+        generator = (
+            self.generator if self.generator is not None and self.generator.device.type == "cpu" else None
+        )
         a, b = torch._standard_gamma(shape, generator=generator).clamp_min(1e-300)
         return (a / (a + b)).to(x.device, kind)
 

@@ -191,7 +191,9 @@ def trial(
         how = _method(method)
         if how.kind in KINDS:
             insert(model, at, how.kind, example=example, generator=stream(seed, "noise"), **how.settings)
-        history, accuracy = fit(model, train, protocol, seed, held=held, mixup=how.kind == "mixup", callback=callback)
+        history, accuracy = fit(
+            model, train, protocol, seed, held=held, mixup=how.kind == "mixup", callback=callback
+        )
     model.eval()
     correct = {name: int(hits(model, domains[name])) for name in targets}
     total = {name: len(domains[name]) for name in targets}
@@ -216,7 +218,9 @@ def fit(
     **Returns:** a row an epoch (`epoch`, `loss`, `scales`), and the accuracy on `held` in percent, NaN without.
     """
     order, augmentation, noise = (stream(seed, name) for name in ("order", "augmentation", "noise"))
-    groups = param_groups(model, weight_decay=protocol.weight_decay, weight_decay_scales=protocol.weight_decay_scales)
+    groups = param_groups(
+        model, weight_decay=protocol.weight_decay, weight_decay_scales=protocol.weight_decay_scales
+    )
     own = scales(model)
     if protocol.ascent == "inner":
         groups = groups[:1]
@@ -261,7 +265,10 @@ def fit(
     model.train()
     indices = torch.arange(len(train))
     trainer.run(
-        (batch for batch in minibatches(indices, size=protocol.batch, epochs=protocol.epochs, generator=order)),
+        (
+            batch
+            for batch in minibatches(indices, size=protocol.batch, epochs=protocol.epochs, generator=order)
+        ),
         after,
     )
     if best_state is not None:
@@ -308,7 +315,9 @@ def _method(name: str) -> Method:
     return METHODS[name]
 
 
-def _parts(domains: Mapping[str, Domain], sources: Sequence[str], protocol: Protocol) -> tuple[Domain, Domain]:
+def _parts(
+    domains: Mapping[str, Domain], sources: Sequence[str], protocol: Protocol
+) -> tuple[Domain, Domain]:
     train, held = [], []
     for name in sources:
         ours, theirs = split(domains[name].labels, protocol.validation, protocol.split_seed)

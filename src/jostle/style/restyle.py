@@ -81,9 +81,7 @@ def restyle(
 
 class _Restyle(torch.autograd.Function):
     @staticmethod
-    def forward(
-        ctx: Any, x: Tensor, plan: Plan, eps: float, channel_dim: int, *parameters: Tensor
-    ) -> Tensor:
+    def forward(ctx: Any, x: Tensor, plan: Plan, eps: float, channel_dim: int, *parameters: Tensor) -> Tensor:
         axes, shape, count = _layout(x, channel_dim)
         require(count > 1, f"x must hold at least two values a channel, but its shape is {tuple(x.shape)}")
         wide = _wide(x)
@@ -106,7 +104,7 @@ class _Restyle(torch.autograd.Function):
         x, mu, sigma, k = ctx.saved_tensors
         axes, shape, count = ctx.layout
         s, t, leaves = ctx.small
-        g, x = _wide(g), _wide(x)
+        kind, g, x = x.dtype, _wide(g), _wide(x)
         total = g.sum(axes)
         hat = (_dot(g, x, axes) - mu * total) / sigma
         dmu, dsigma, *dparameters = _through((s, t), leaves, (hat, total))
@@ -116,7 +114,7 @@ class _Restyle(torch.autograd.Function):
             v = (dsigma - k * hat) / (sigma * (count - 1))
             w = (dmu - k * total) / count - v * mu
             dx = torch.addcmul(w.reshape(shape), g, (1 + k).reshape(shape)).addcmul_(x, v.reshape(shape))
-            dx = dx.to(ctx.saved_tensors[0].dtype)
+            dx = dx.to(kind)
         return dx, None, None, None, *dparameters
 
 
@@ -128,7 +126,9 @@ def _through(outputs: tuple[Tensor, ...], leaves: list[Tensor], grads: tuple[Ten
     outs, grads = zip(*pairs, strict=True)
     with torch.enable_grad():
         found = torch.autograd.grad(outs, leaves, grads, retain_graph=True, allow_unused=True)
-    return [torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, found, strict=True)]
+    return [
+        torch.zeros_like(leaf) if grad is None else grad for leaf, grad in zip(leaves, found, strict=True)
+    ]
 
 
 def _dot(g: Tensor, x: Tensor, axes: tuple[int, ...]) -> Tensor:

@@ -49,7 +49,15 @@ class Config:
     attack_steps: int = 10
 
 
-WHOLE = {"data": "PACS", "epochs": 50, "batch": 64, "lr": 1e-3, "size": 224, "attacked": 500, "attack_steps": 20}
+WHOLE = {
+    "data": "PACS",
+    "epochs": 50,
+    "batch": 64,
+    "lr": 1e-3,
+    "size": 224,
+    "attacked": 500,
+    "attack_steps": 20,
+}
 PRESETS = {
     "quick": Config(),
     "gpu": Config(
@@ -87,7 +95,9 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             # The first seed's models are looked at more closely.
             probe = seed == seeds[0] and i == 0
 
-            def work(stage: Stage, seed: int = seed, i: int = i, method: str = method, probe: bool = probe) -> Any:
+            def work(
+                stage: Stage, seed: int = seed, i: int = i, method: str = method, probe: bool = probe
+            ) -> Any:
                 return _trial(config, case, domains(), i, method, seed, probe)
 
             kept.append(run.stage(f"{method} seed {seed} plan {i}", work))
@@ -190,10 +200,20 @@ def _report(
         if a in table and b in table
     }
     curves = {
-        name: StyleCurve(**{**item["curve"], "radii": tuple(item["curve"]["radii"]), "accuracy": tuple(item["curve"]["accuracy"])})
+        name: StyleCurve(
+            **{
+                **item["curve"],
+                "radii": tuple(item["curve"]["radii"]),
+                "accuracy": tuple(item["curve"]["accuracy"]),
+            }
+        )
         for name, item in probes.items()
     }
-    run.figure("accuracy", figures.accuracies(trials, table), f"Accuracy a target domain, {len(seeds)} paired seeds. {case.note}.")
+    run.figure(
+        "accuracy",
+        figures.accuracies(trials, table),
+        f"Accuracy a target domain, {len(seeds)} paired seeds. {case.note}.",
+    )
     run.figure(
         "paired",
         figures.differences(trials, table, baseline),
@@ -215,7 +235,9 @@ def _report(
             f"Styles behind {case.at[0]} (first seed, AdvStyle), their first two principal components.",
         )
         source = next(iter(space))
-        distances = {name: proxy_a_distance(space[source], rows) for name, rows in space.items() if name != source}
+        distances = {
+            name: proxy_a_distance(space[source], rows) for name, rows in space.items() if name != source
+        }
     moving = [item for item in trials if item.method == "advstyle" and item.seed == seeds[0]]
     if moving and moving[0].history:
         run.figure(
@@ -244,7 +266,11 @@ def _interval(metrics: Mapping[str, Any], pair: str) -> Interval | None:
 
 def _gap(metrics: Mapping[str, Any], pair: str) -> str | None:
     found = _interval(metrics, pair)
-    return None if found is None else f"{found.mean:+.1f} points [{found.low:+.1f}, {found.high:+.1f}], {found.count} seeds"
+    return (
+        None
+        if found is None
+        else f"{found.mean:+.1f} points [{found.low:+.1f}, {found.high:+.1f}], {found.count} seeds"
+    )
 
 
 def _above(metrics: Mapping[str, Any], pair: str) -> bool:
@@ -262,13 +288,19 @@ def _steady(metrics: Mapping[str, Any]) -> bool:
 def _table(metrics: Mapping[str, Any]) -> str | None:
     if "advstyle" not in metrics["methods"]:
         return None
-    return ", ".join(f"{k} {v['macro']['mean']:.1f} ± {v['macro']['sd']:.1f}" for k, v in metrics["methods"].items())
+    return ", ".join(
+        f"{k} {v['macro']['mean']:.1f} ± {v['macro']['sd']:.1f}" for k, v in metrics["methods"].items()
+    )
 
 
 def _single_source(metrics: Mapping[str, Any]) -> str | None:
     rows = metrics["methods"]
     whole = metrics["network"] == "torchvision:resnet50" and "advstyle" in rows
-    return f"{rows['erm']['pooled']['mean']:.1f} -> {rows['advstyle']['pooled']['mean']:.1f} %" if whole else None
+    return (
+        f"{rows['erm']['pooled']['mean']:.1f} -> {rows['advstyle']['pooled']['mean']:.1f} %"
+        if whole
+        else None
+    )
 
 
 CLAIMS = [
