@@ -50,7 +50,7 @@ ROOMS: dict[str, Room] = {
             "Adversarial Style Augmentation for Domain Generalization (AdvStyle)",
             2023,
             "2301.12643",
-            "A layer that perturbs the style of features while training, so that a network meets new domains better.",
+            "A layer that perturbs the style of features in training, to meet new domains better.",
             ("sklearn", "mlxtend"),
         ),
     )

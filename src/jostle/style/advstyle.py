@@ -17,27 +17,28 @@ _ODDS = {"official": (1 / 3, 1 / 3, 1 / 3)}
 
 
 class AdvStyle(StyleLayer):
-    """Adversarial style augmentation (Zhang et al., arXiv 2301.12643); not the image-level AdvStyle of NeurIPS 2022.
+    """Adversarial style augmentation (Zhang et al., arXiv 2301.12643); not the image-level AdvStyle of
+    NeurIPS 2022.
 
     While training, a call draws one of three branches: nothing, the learnt scales, or the batch's own (DSU).
-    The adversarial branch is `y = x + e_sigma S_sigma (x - mu) / sigma + e_mu S_mu` with `e ~ N(0, 1)` a sample
-    and channel, and scales `S` that the layer learns: their gradient is multiplied by `-lam`, so the optimiser
-    that lowers the loss in the weights raises it in the scales. Scales may turn negative, which is harmless. They
-    begin as the uncertainty of the first batch that the branch sees.
+    The adversarial branch is `y = x + e_sigma S_sigma (x - mu) / sigma + e_mu S_mu` with `e ~ N(0, 1)` a
+    sample and channel, and scales `S` that the layer learns: their gradient is multiplied by `-lam`, so the
+    optimiser that lowers the loss in the weights raises it in the scales. Scales may turn negative, which is
+    harmless. They begin as the uncertainty of the first batch that the branch sees.
 
-    Recipes: `official`, the classification module, a third for each branch. `adv`: no DSU branch, a half each.
-    `direction`, the re-identification module: `S / ||S|| * ||S_batch|| * mix_weight`, the direction learnt and
-    the length the batch's. `intensity`: the batch's direction and the learnt length.
+    Recipes: `official`, the classification module, a third for each branch. `adv`: no DSU branch, a half
+    each. `direction`, the re-identification module: `S / ||S|| * ||S_batch|| * mix_weight`, the direction
+    learnt and the length the batch's. `intensity`: the batch's direction and the learnt length.
 
-    **Arguments:** `num_channels`: of the feature maps. `lam`: weight of the reversed gradient, at least 0 (0: the
-    scales stay, the ablation without an adversary). `recipe`: see above. `probs`: odds of (nothing, adversarial,
-    DSU), summing to 1; the recipe's by default. `mix_weight`: at least 0, for `direction` only. `granularity`:
-    one branch a `"batch"`, as published, or one a `"sample"`. `eps`, `channel_dim`, `generator`: as in
-    [`StyleLayer`][jostle.style.layers.StyleLayer].
+    **Arguments:** `num_channels`: of the feature maps. `lam`: weight of the reversed gradient, at least 0 (0:
+    the scales stay, the ablation without an adversary). `recipe`: see above. `probs`: odds of (nothing,
+    adversarial, DSU), summing to 1; the recipe's by default. `mix_weight`: at least 0, for `direction` only.
+    `granularity`: one branch a `"batch"`, as published, or one a `"sample"`. `eps`, `channel_dim`,
+    `generator`: as in [`StyleLayer`][jostle.style.layers.StyleLayer].
 
-    The state holds `sigma_mu`, `sigma_sigma`, the flag `initialised` and the counters `n_id`, `n_adv`, `n_dsu`
-    (calls, or samples a branch with granularity `"sample"`; forwards that checkpointing repeats count twice). A
-    checkpoint of the official code loads as well.
+    The state holds `sigma_mu`, `sigma_sigma`, the flag `initialised` and the counters `n_id`, `n_adv`,
+    `n_dsu` (calls, or samples a branch with granularity `"sample"`; forwards that checkpointing repeats count
+    twice). A checkpoint of the official code loads as well.
 
     >>> layer = AdvStyle(8, generator=torch.Generator().manual_seed(2))
     >>> y = layer(torch.rand(4, 8, 5, 5))
@@ -161,7 +162,8 @@ class AdvStyle(StyleLayer):
         return adv.to(kind), dsu.to(kind)
 
     def _initialise(self, x: Tensor) -> None:
-        # A pass without gradients (BatchNorm recalibration, a weight average) is not the first batch of training.
+        # A pass without gradients (BatchNorm recalibration, a weight average) is not the first batch of
+        # training.
         if self._ready or not torch.is_grad_enabled():
             return
         if len(x) < 2:

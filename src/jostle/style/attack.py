@@ -34,10 +34,12 @@ class Reference:
 def fit_reference(
     model: nn.Module, batches: Iterable[Tensor], layer: str, *, eps: float = EPS, channel_dim: int = 1
 ) -> Reference:
-    """The scatter of the styles of a data set behind a layer: `sqrt(Var(mu) + eps)`, `sqrt(Var(sigma) + eps)`.
+    """The scatter of the styles of a data set behind a layer: `sqrt(Var(mu) + eps)`, `sqrt(Var(sigma) +
+    eps)`.
 
-    **Arguments:** `model`: left as it was. `batches`: images, at least two in all; the training set. `layer`: a
-    dotted name. `eps`, `channel_dim`: as in [`channel_statistics`][jostle.style.restyle.channel_statistics].
+    **Arguments:** `model`: left as it was. `batches`: images, at least two in all; the training set. `layer`:
+    a dotted name. `eps`, `channel_dim`: as in
+    [`channel_statistics`][jostle.style.restyle.channel_statistics].
     **Raises:** `JostleError` if the layer is not there, or there are not two images.
 
     >>> net = nn.Sequential(nn.Identity())
@@ -60,8 +62,8 @@ def fit_reference(
 class WorstStyle:
     """What an attack found.
 
-    `robust`: samples that no style on the way fooled. `delta_mu`, `delta_sigma`: the shifts of the statistics at
-    the largest loss, `(batch, channels)` or, shared, `(1, channels)`. `loss`: there, a sample.
+    `robust`: samples that no style on the way fooled. `delta_mu`, `delta_sigma`: the shifts of the statistics
+    at the largest loss, `(batch, channels)` or, shared, `(1, channels)`. `loss`: there, a sample.
     """
 
     robust: Bool[Tensor, " batch"]
@@ -87,15 +89,15 @@ def worst_style(
 ) -> WorstStyle:
     """Move the channel statistics behind a layer so that the loss is largest.
 
-    Maximises the cross-entropy over `d_mu`, `d_sigma` with `y = (1 + d_sigma / sigma) (x - mu) + mu + d_mu`, under
-    `||(d_mu / S_mu, d_sigma / S_sigma)||_p <= radius` and `sigma + d_sigma >= 0`, by projected ascent from zero
-    and from random points, in steps of `2.5 radius / steps`. A sample counts as fooled as soon as one iterate
-    fools it, and the search ends when all are.
+    Maximises the cross-entropy over `d_mu`, `d_sigma` with `y = (1 + d_sigma / sigma) (x - mu) + mu + d_mu`,
+    under `||(d_mu / S_mu, d_sigma / S_sigma)||_p <= radius` and `sigma + d_sigma >= 0`, by projected ascent
+    from zero and from random points, in steps of `2.5 radius / steps`. A sample counts as fooled as soon as
+    one iterate fools it, and the search ends when all are.
 
     **Arguments:** `model`: any network of class scores, left as it was. `x`, `y`: inputs and classes.
-    `reference`: layer and units, from [`fit_reference`][jostle.style.attack.fit_reference]. `radius`: at least
-    0. `norm`: `"L2"` or `"Linf"`. `shared`: one style for all samples, instead of one each. `steps`, `restarts`:
-    at least 1; `generator` is needed for more than one restart.
+    `reference`: layer and units, from [`fit_reference`][jostle.style.attack.fit_reference]. `radius`: at
+    least 0. `norm`: `"L2"` or `"Linf"`. `shared`: one style for all samples, instead of one each. `steps`,
+    `restarts`: at least 1; `generator` is needed for more than one restart.
     **Raises:** `JostleError` for settings out of range or an unknown layer.
 
     >>> net = nn.Sequential(nn.Identity(), nn.Flatten(), nn.Linear(4, 2))
@@ -196,8 +198,8 @@ def style_curve(
 ) -> StyleCurve:
     """Robust accuracy against the style budget: the share of samples that no style within it fooled.
 
-    A sample that a smaller budget fooled is fooled by every larger one, so only the others are searched. It is
-    an upper bound on the true robust accuracy, as every attack's.
+    A sample that a smaller budget fooled is fooled by every larger one, so only the others are searched. It
+    is an upper bound on the true robust accuracy, as every attack's.
 
     **Arguments:** `radii`: rising, from 0. `batch`: images at a time. Others as for
     [`worst_style`][jostle.style.attack.worst_style]. `callback`: `(done, total, figure)` after each radius.

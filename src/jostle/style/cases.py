@@ -56,10 +56,11 @@ class DigitNet(nn.Sequential):
 
 
 def digits_case(protocol: Protocol, size: int = 16) -> Case:
-    """MNIST-5k to scikit-learn's digits and back: other writers, scanners and resolutions, the same ten classes.
+    """MNIST-5k to scikit-learn's digits and back: other writers, scanners and resolutions, the same ten
+    classes.
 
-    Both are brought to `size` pixels; MNIST first loses its empty border of four pixels, as the digits have none,
-    and keeps as many images as the digits have, drawn once.
+    Both are brought to `size` pixels; MNIST first loses its empty border of four pixels, as the digits have
+    none, and keeps as many images as the digits have, drawn once.
     """
 
     def load() -> dict[str, Domain]:
@@ -72,12 +73,14 @@ def digits_case(protocol: Protocol, size: int = 16) -> Case:
         return {"mnist5k": mnist, "digits": Domain(_square(digits.images, size), digits.labels)}
 
     both = ((("mnist5k",), ("digits",)), (("digits",), ("mnist5k",)))
-    note = f"MNIST-5k and scikit-learn digits, 1,797 images each at {size} px, each the source once; a CNN of three convolutions"
+    note = f"MNIST-5k and scikit-learn digits, 1,797 images each at {size} px; a CNN of three convolutions"
     return Case(both, load, DigitNet, DigitNet.PLACES, replace(protocol, mirror=False), note)
 
 
 def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_limit: int | None) -> Case:
-    """PACS from one source to the other three, with EfficientNet-Lite0 whose first blocks are frozen and cached."""
+    """PACS from one source to the other three, with EfficientNet-Lite0 whose first blocks are frozen and
+    cached.
+    """
     targets = tuple(name for name in PACS if name != source)
     require(source in PACS, f"source must be one of {', '.join(PACS)}, but {source!r} came")
 
@@ -89,7 +92,7 @@ def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_lim
 
     note = (
         f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "
-        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; split drawn here, not the official one"
+        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; not the official split"
     )
     return Case(((((source,), targets)),), load, lambda: LiteTail(7), LiteTail.PLACES, protocol, note)
 
@@ -104,7 +107,9 @@ def network_case(
     leave_one_out: bool,
     at: str,
 ) -> Case:
-    """PACS with a whole network, every domain as the only source once, or left out once; all target images."""
+    """PACS with a whole network, every domain as the only source once, or left out once; all target
+    images.
+    """
 
     def load() -> dict[str, Domain]:
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -1,6 +1,7 @@
 """Domains from a folder or zip of DOMAIN/CLASS/ images, and a trunk whose features are computed once."""
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +101,7 @@ class LiteTrunk(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 24 h w"]:
         """The features, in evaluation mode whatever the module's own."""
-        net = self.net
+        net: Any = self.net
         with frozen(net):
             x = ((x - net.mean) / net.std).contiguous(memory_format=torch.channels_last)
             inner = net.model
@@ -113,15 +114,15 @@ class LiteTrunk(nn.Module):
 class LiteTail(nn.Module):
     """Blocks 3 to 15 and the head of EfficientNet-Lite0 with its ImageNet weights, and a new last layer.
 
-    Style layers go to `features` (the trunk's output), `blocks.1`, `blocks.4` and `blocks.7`: behind the blocks 4,
-    7 and 10 of the whole network, with 24, 40, 80 and 112 channels.
+    Style layers go to `features` (the trunk's output), `blocks.1`, `blocks.4` and `blocks.7`: behind the
+    blocks 4, 7 and 10 of the whole network, with 24, 40, 80 and 112 channels.
     """
 
     PLACES = ("features", "blocks.1", "blocks.4", "blocks.7")
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        inner = load_model("efficientnet-lite0").model
+        inner: Any = load_model("efficientnet-lite0").model
         self.features = nn.Identity()
         self.blocks = nn.ModuleList(inner._blocks[3:])
         self.head = nn.Sequential(inner._conv_head, inner._bn1, inner._swish)

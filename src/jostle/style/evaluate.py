@@ -15,7 +15,9 @@ from jostle.core.errors import optional, require
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over seeds with its sample standard deviation and 95 % t-interval; NaN where one seed tells nothing."""
+    """A mean over seeds with its sample standard deviation and 95 % t-interval; NaN where one seed tells
+    nothing.
+    """
 
     mean: float
     sd: float
@@ -49,9 +51,9 @@ def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
 class Trial:
     """One training run, tested on every target domain.
 
-    `method`, `seed`, `sources`: what was run. `correct`, `total`: images a target. `validation`: accuracy on the
-    held-out images of the sources, in percent, NaN without any. `seconds`: what it took. `history`: a row an
-    epoch, the loss and the state of the learnt scales.
+    `method`, `seed`, `sources`: what was run. `correct`, `total`: images a target. `validation`: accuracy on
+    the held-out images of the sources, in percent, NaN without any. `seconds`: what it took. `history`: a row
+    an epoch, the loss and the state of the learnt scales.
     """
 
     method: str
@@ -75,7 +77,8 @@ class Trial:
 
     @property
     def pooled(self) -> float:
-        """Accuracy over all target images in one set, in percent, as the Dassl evaluator has it: large domains
+        """Accuracy over all target images in one set, in percent, as the Dassl evaluator has it: large
+        domains
         count most."""
         return 100 * sum(self.correct.values()) / sum(self.total.values())
 
@@ -84,8 +87,8 @@ class Trial:
 class Summary:
     """A method over its seeds, and paired with a baseline: the same seeds, batches and augmentations.
 
-    `difference`: method minus baseline a seed, in points. `wins`: in how many seeds it was above. `targets`: the
-    accuracy a target domain.
+    `difference`: method minus baseline a seed, in points. `wins`: in how many seeds it was above. `targets`:
+    the accuracy a target domain.
     """
 
     method: str
@@ -101,8 +104,8 @@ def summarise(trials: Sequence[Trial], baseline: str = "erm") -> dict[str, Summa
 
     With several choices of sources (leave one domain out), a seed's macro accuracy is its mean over them.
 
-    **Arguments:** `trials`: every method with the same seeds and sources. `baseline`: the method that the others
-    are paired with.
+    **Arguments:** `trials`: every method with the same seeds and sources. `baseline`: the method that the
+    others are paired with.
     **Raises:** `JostleError` if the baseline is missing, or the methods were not run on the same seeds.
 
     >>> runs = [Trial(m, s, ("a",), {"b": c}, {"b": 10}, 0.0, 0.0)
@@ -149,7 +152,9 @@ def paired(trials: Sequence[Trial], method: str, other: str) -> Interval:
 
 
 def _by_seed(trials: Sequence[Trial]) -> dict[int, dict[str, float]]:
-    """For each seed the macro and pooled accuracy, the mean over the choices of sources, and that of each target."""
+    """For each seed the macro and pooled accuracy, the mean over the choices of sources, and that of each
+    target.
+    """
     out: dict[int, dict[str, float]] = {}
     for seed in {trial.seed for trial in trials}:
         mine = [trial for trial in trials if trial.seed == seed]
@@ -170,8 +175,8 @@ def proxy_a_distance(
 ) -> float:
     """How well a linear classifier tells two sets of features apart: `2 (1 - 2 min error)`, between 0 and 2.
 
-    The least error of linear support vector machines with `C` of eight values from 1e-5 to 1e3, each trained on
-    one half and tested on the other (Ben-David et al. 2007; the official code's grid). Needs scikit-learn.
+    The least error of linear support vector machines with `C` of eight values from 1e-5 to 1e3, each trained
+    on one half and tested on the other (Ben-David et al. 2007; the official code's grid). Needs scikit-learn.
 
     **Arguments:** `source`, `target`: at least four rows each. `seed`: of the split.
     **Raises:** `MissingExtra` without scikit-learn.

@@ -80,7 +80,7 @@ def differences(trials: Sequence[Trial], table: Mapping[str, Summary], baseline:
         fig, axis = figure(1, 1, (6.0, 0.6 * len(others) + 1.4))
         axis.axvline(0, color="0.4", linewidth=0.9)
         for row, name in enumerate(reversed(others)):
-            label, colour, mark = look[name]
+            _, colour, mark = look[name]
             gaps = [macro(name, seed) - macro(baseline, seed) for seed in seeds]
             axis.plot(gaps, [row - 0.22] * len(gaps), ".", color=colour, alpha=0.45, markersize=6)
             mean = table[name].difference
@@ -109,9 +109,7 @@ def worst_styles(curves: Mapping[str, StyleCurve]) -> "Figure":
             label, colour, mark = look[name]
             axis.plot(curve.radii, curve.accuracy, marker=mark, color=colour, label=label, markersize=5)
         norm = next(iter(curves.values())).norm
-        axis.set_xlabel(
-            f"style budget, {'ℓ2' if norm == 'L2' else 'ℓ∞'} norm (standard deviations of the source's styles)"
-        )
+        axis.set_xlabel(f"style budget, {'ℓ2' if norm == 'L2' else 'ℓ∞'} norm (s.d. of the source's styles)")
         axis.set_ylabel("accuracy under attack (%)")
         axis.set_ylim(-3, 103)
         axis.legend()
@@ -121,7 +119,8 @@ def worst_styles(curves: Mapping[str, StyleCurve]) -> "Figure":
 def style_space(space: Mapping[str, Tensor]) -> "Figure":
     """Styles of the domains before and after AdvStyle, on the first two principal components of all.
 
-    **Arguments:** `space`: rows of `(mu, sigma)` by domain, the source first; `styled`: the source's, changed.
+    **Arguments:** `space`: rows of `(mu, sigma)` by domain, the source first; `styled`: the source's,
+    changed.
     """
     names = list(space)
     source = space[names[0]]

@@ -63,7 +63,8 @@ class Inserted:
         self.remove()
 
     def __repr__(self) -> str:
-        return f"Inserted({', '.join(f'{type(layer).__name__} behind {name}' for name, layer in self.layers.items())})"
+        rows = (f"{type(layer).__name__} behind {name}" for name, layer in self.layers.items())
+        return f"Inserted({', '.join(rows)})"
 
 
 def insert(
@@ -81,13 +82,13 @@ def insert(
     scales. Places: names of `dict(model.named_modules())`; `"auto"`, by the kind of network
     ([`places`][jostle.style.insertion.places]); `"official"`, all six places of the published ResNet script.
 
-    **Arguments:** `model`: changed in place. `at`: see above. `kind`: `advstyle`, `dsu`, `mixstyle`, `efdmix`,
-    `padain`, a class, or a function from the number of channels to a layer. `example`: a small input batch for
-    the dry run that finds the channels; without it, they are read from the weights. `settings`: handed to the
-    layers, such as `lam=10.0`.
+    **Arguments:** `model`: changed in place. `at`: see above. `kind`: `advstyle`, `dsu`, `mixstyle`,
+    `efdmix`, `padain`, a class, or a function from the number of channels to a layer. `example`: a small
+    input batch for the dry run that finds the channels; without it, they are read from the weights.
+    `settings`: handed to the layers, such as `lam=10.0`.
     **Returns:** [`Inserted`][jostle.style.insertion.Inserted].
-    **Raises:** `JostleError` if a name is not there (with the nearest names), there are style layers already, or
-    the dry run fails.
+    **Raises:** `JostleError` if a name is not there (with the nearest names), there are style layers already,
+    or the dry run fails.
 
     >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten())
     >>> handle = insert(net, ["1"], "dsu", example=torch.zeros(2, 3, 8, 8))
@@ -115,7 +116,8 @@ def insert(
         shape = shapes[name]
         tokens = len(shape) == 3 and _holds_tokens(model)
         channels = shape[-1] if tokens else shape[1]
-        layer = make(channels, **settings, **({"channel_dim": -1} if tokens else {}))
+        extra: dict[str, Any] = {"channel_dim": -1} if tokens else {}
+        layer = make(channels, **settings, **extra)
         layer.place = name
         layer.train(model.training)
         home[name.replace(".", "/")] = layers[name] = layer
@@ -137,7 +139,9 @@ class _Home(nn.ModuleDict):
 
 @dataclass(frozen=True)
 class _Behind:
-    """The hook that runs a style layer on what a module returns; an object, so that copies of a model keep their own."""
+    """The hook that runs a style layer on what a module returns; an object, so that copies of a model keep
+    their own.
+    """
 
     layer: StyleLayer
     skip: int
@@ -156,12 +160,14 @@ class _Behind:
 def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) -> tuple[str, ...]:
     """Where style layers go by default.
 
-    `"auto"`: a ResNet: behind its max-pooling and its first three stages. Any network with a spatial resolution
-    that falls: behind the last layer before each of its first four falls (for EfficientNet and MobileNet these
-    are the ends of the first four stages). A vision transformer: behind the patch embedding and the blocks at a
-    quarter and a half of its depth. `"official"`, ResNets only: conv1, max-pooling and all four stages.
+    `"auto"`: a ResNet: behind its max-pooling and its first three stages. Any network with a spatial
+    resolution that falls: behind the last layer before each of its first four falls (for EfficientNet and
+    MobileNet these are the ends of the first four stages). A vision transformer: behind the patch embedding
+    and the blocks at a quarter and a half of its depth. `"official"`, ResNets only: conv1, max-pooling and
+    all four stages.
 
-    **Arguments:** `model`: any. `example`: a small input batch; needed unless it is a ResNet or a transformer.
+    **Arguments:** `model`: any. `example`: a small input batch; needed unless it is a ResNet or a
+    transformer.
     **Raises:** `JostleError` if no rule fits.
 
     >>> import torchvision
@@ -188,6 +194,7 @@ def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) ->
     require(
         example is not None, "example must be given: 'auto' finds the places by running the network on it"
     )
+    assert example is not None
     return _before_falls(model, example)
 
 
@@ -277,7 +284,7 @@ def _shapes(model: nn.Module, names: Sequence[str], example: Tensor | None) -> d
             )
         return found
     raise JostleError(
-        f"the dry run failed ({type(problem).__name__}: {problem}); give an example batch that the model takes"
+        f"the dry run failed ({type(problem).__name__}: {problem}); give an example that the model takes"
     )
 
 

@@ -16,8 +16,8 @@ class StyleLayer(nn.Module):
     In evaluation mode, or switched off by `active = False`, it hands on the very tensor that came. So it does
     for inputs with a single value a channel, with one warning, since they have no standard deviation.
 
-    **Arguments:** `num_channels`: of the feature maps. `p`: probability that a call changes anything, one draw a
-    call; in [0, 1]. `eps`: added to variances, above 0. `channel_dim`: the axis of the channels: 1 for
+    **Arguments:** `num_channels`: of the feature maps. `p`: probability that a call changes anything, one
+    draw a call; in [0, 1]. `eps`: added to variances, above 0. `channel_dim`: the axis of the channels: 1 for
     `(batch, channels, ...)`, -1 for tokens. `generator`: where the draws come from; torch's own by default.
     With activation checkpointing keep the default: checkpointing replays that one only.
 
@@ -99,7 +99,8 @@ class StyleLayer(nn.Module):
 
 
 class DSU(StyleLayer):
-    """Domain shifts with uncertainty (Li et al., ICLR 2022): noise on the style, as wide as the batch's styles are.
+    """Domain shifts with uncertainty (Li et al., ICLR 2022): noise on the style, as wide as the batch's
+    styles are.
 
     `y = (sigma + e_sigma S_sigma) (x - mu) / sigma + mu + e_mu S_mu`, `S` the
     [`batch_uncertainty`][jostle.style.restyle.batch_uncertainty], `e ~ N(0, 1)` for each sample and channel;
@@ -135,8 +136,8 @@ class DSU(StyleLayer):
 class _Mixer(StyleLayer):
     """Layers that mix each sample with another one of the batch.
 
-    **Arguments:** `mix`: `"random"` pairs any two samples; `"crossdomain"` takes a batch whose halves come from
-    two domains and pairs each sample with one of the other half. Others as `StyleLayer`.
+    **Arguments:** `mix`: `"random"` pairs any two samples; `"crossdomain"` takes a batch whose halves come
+    from two domains and pairs each sample with one of the other half. Others as `StyleLayer`.
     """
 
     def __init__(
@@ -229,10 +230,11 @@ class PAdaIN(MixStyle):
 
 
 class EFDMix(_Mixer):
-    """Exact feature distribution mixing (Zhang et al., CVPR 2022): mix whole distributions of values, rank by rank.
+    """Exact feature distribution mixing (Zhang et al., CVPR 2022): mix whole distributions of values, rank by
+    rank.
 
-    In each channel the value of rank `r` becomes `w x_(r) + (1 - w) x'_(r)`. The gradient is the published one:
-    `y = x + (1 - w) (x'_(r) - stopgrad(x))`.
+    In each channel the value of rank `r` becomes `w x_(r) + (1 - w) x'_(r)`. The gradient is the published
+    one: `y = x + (1 - w) (x'_(r) - stopgrad(x))`.
 
     >>> layer = EFDMix(1, p=1.0)
     >>> x = torch.tensor([[[[1.0, 2.0]]], [[[9.0, 7.0]]]])

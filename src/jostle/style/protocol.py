@@ -29,8 +29,8 @@ TEST_BATCH = 100
 class Domain:
     """The images of one domain in memory.
 
-    **Arguments:** `images`: `(n, channels, height, width)`, what the model takes. `labels`: `(n,)`. `mirrored`:
-    the same images mirrored, for inputs that cannot simply be flipped, such as cached features.
+    **Arguments:** `images`: `(n, channels, height, width)`, what the model takes. `labels`: `(n,)`.
+    `mirrored`: the same images mirrored, for inputs that cannot simply be flipped, such as cached features.
     """
 
     images: Float[Tensor, "n c h w"]
@@ -83,12 +83,12 @@ class Protocol:
 
     The defaults are those of the official PACS script but for the split, which is drawn here.
 
-    **Arguments:** `epochs`, `batch`, `lr`, `momentum`, `weight_decay`: SGD with a cosine to zero, a step a batch.
-    `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `validation`: share of
-    each source held out, stratified by class, in [0, 1). `split_seed`: of that split, the same for all seeds.
-    `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the sources. `mirror`:
-    random horizontal mirroring. `ascent`: `"joint"`, one step for all, as published, or `"inner"`: three
-    ascent-only steps on the scales before each step on the weights.
+    **Arguments:** `epochs`, `batch`, `lr`, `momentum`, `weight_decay`: SGD with a cosine to zero, a step a
+    batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `validation`:
+    share of each source held out, stratified by class, in [0, 1). `split_seed`: of that split, the same for
+    all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
+    sources. `mirror`: random horizontal mirroring. `ascent`: `"joint"`, one step for all, as published, or
+    `"inner"`: three ascent-only steps on the scales before each step on the weights.
 
     >>> Protocol(epochs=1).batch
     64
@@ -175,8 +175,9 @@ def trial(
 
     Order of the batches, augmentation, initialisation and style noise come from four generators of the seed.
 
-    **Arguments:** `build`: makes the model. `domains`: by name. `method`: of `METHODS`. `at`: where style layers
-    go, as for [`insert`][jostle.style.insertion.insert]. `callback`: `(done, total, figure)` after each batch.
+    **Arguments:** `build`: makes the model. `domains`: by name. `method`: of `METHODS`. `at`: where style
+    layers go, as for [`insert`][jostle.style.insertion.insert]. `callback`: `(done, total, figure)` after
+    each batch.
     **Returns:** the record, and the trained model with its style layers, in evaluation mode.
     **Raises:** `JostleError` for unknown names, or when scales or the loss are no longer finite.
     """
@@ -213,9 +214,10 @@ def fit(
 ) -> tuple[tuple[dict[str, Any], ...], float]:
     """Train a model under a protocol, with the style layers that it has.
 
-    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `mixup`: mix
-    images and labels in pairs. Others as for [`trial`][jostle.style.protocol.trial].
-    **Returns:** a row an epoch (`epoch`, `loss`, `scales`), and the accuracy on `held` in percent, NaN without.
+    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `mixup`:
+    mix images and labels in pairs. Others as for [`trial`][jostle.style.protocol.trial].
+    **Returns:** a row an epoch (`epoch`, `loss`, `scales`), and the accuracy on `held` in percent, NaN
+    without.
     """
     order, augmentation, noise = (stream(seed, name) for name in ("order", "augmentation", "noise"))
     groups = param_groups(
@@ -291,7 +293,8 @@ def hits(model: nn.Module, domain: Domain) -> int:
 
 
 def scale_report(model: nn.Module) -> dict[str, dict[str, float]]:
-    """How the learnt scales of each AdvStyle layer stand: means and maxima of their sizes, the negative share.
+    """How the learnt scales of each AdvStyle layer stand: means and maxima of their sizes, the negative
+    share.
 
     >>> scale_report(nn.Sequential(AdvStyle(4)))["0"]["negative"]
     0.0
@@ -357,10 +360,11 @@ def dg_benchmark(
     at: At = "auto",
     callback: Progress | None = None,
 ) -> list[Trial]:
-    """Compare methods over paired seeds: from the given sources to all other domains, or leaving one out in turn.
+    """Compare methods over paired seeds: from the given sources to all other domains, or leaving one out in
+    turn.
 
-    **Arguments:** `sources`: train on these, test on the rest; `None`: each domain is the target once, and all
-    others are the sources. Others as for [`trial`][jostle.style.protocol.trial].
+    **Arguments:** `sources`: train on these, test on the rest; `None`: each domain is the target once, and
+    all others are the sources. Others as for [`trial`][jostle.style.protocol.trial].
     **Returns:** the trials, for [`summarise`][jostle.style.evaluate.summarise].
     """
     protocol = protocol or Protocol()

@@ -22,8 +22,8 @@ def channel_statistics(
 ) -> tuple[Statistic, Statistic]:
     """The style of each sample: mean and standard deviation a channel over all other axes.
 
-    `sigma = sqrt(var + eps)` with the unbiased variance, as the official code of AdvStyle has it. Half precision
-    is computed in float32, where `eps` still counts. Differentiable.
+    `sigma = sqrt(var + eps)` with the unbiased variance, as the official code of AdvStyle has it. Half
+    precision is computed in float32, where `eps` still counts. Differentiable.
 
     **Arguments:** `x`: `(batch, channels, ...)`, or with its channels on another axis. `eps`: above 0.
     `channel_dim`: the axis of the channels, not the first.
@@ -43,7 +43,8 @@ def channel_statistics(
 def batch_uncertainty(
     mu: Statistic, sigma: Statistic, eps: float = EPS
 ) -> tuple[Float[Tensor, " channels"], Float[Tensor, " channels"]]:
-    """How far styles scatter over a batch: `sqrt(Var_b(mu) + eps)` and `sqrt(Var_b(sigma) + eps)`, unbiased (DSU).
+    """How far styles scatter over a batch: `sqrt(Var_b(mu) + eps)` and `sqrt(Var_b(sigma) + eps)`, unbiased
+    (DSU).
 
     **Arguments:** `mu`, `sigma`: `(batch, channels)` of at least two samples.
 
@@ -60,15 +61,17 @@ def restyle(
     eps: float = EPS,
     channel_dim: int = 1,
 ) -> Float[Tensor, "..."]:
-    """Shift the channel statistics of `x`: `y = x + s (x - mu) / sigma + t`, so `sigma -> sigma + s`, `mu -> mu + t`.
+    """Shift the channel statistics of `x`: `y = x + s (x - mu) / sigma + t`, so `sigma -> sigma + s`, `mu ->
+    mu + t`.
 
     The shifts come from `plan(mu, sigma, *parameters)`, which may use the statistics; gradients flow through
-    them too, as in the literal form `(sigma + s) (x - mu) / sigma + mu + t`. The forward pass is `x a + b` with
-    `a = 1 + s / sigma` and `b = t - s mu / sigma`; the backward pass needs only `sum g` and `sum g x_hat` a
-    channel: `dx = g a + x v + w`. The graph of `plan` lives on `(batch, channels)` and costs next to nothing.
+    them too, as in the literal form `(sigma + s) (x - mu) / sigma + mu + t`. The forward pass is `x a + b`
+    with `a = 1 + s / sigma` and `b = t - s mu / sigma`; the backward pass needs only `sum g` and `sum g
+    x_hat` a channel: `dx = g a + x v + w`. The graph of `plan` lives on `(batch, channels)` and costs next to
+    nothing.
 
-    **Arguments:** `x`: `(batch, channels, ...)`. `plan`: see above; built from torch operations. `parameters`:
-    tensors that get gradients, such as learnt scales. `eps`, `channel_dim`: as in
+    **Arguments:** `x`: `(batch, channels, ...)`. `plan`: see above; built from torch operations.
+    `parameters`: tensors that get gradients, such as learnt scales. `eps`, `channel_dim`: as in
     [`channel_statistics`][jostle.style.restyle.channel_statistics].
     **Returns:** a tensor like `x`, in its precision and memory format.
 

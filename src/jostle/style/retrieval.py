@@ -24,8 +24,8 @@ _NAME = re.compile(r"(-?\d+)_c(\d+)")
 class Retrieval:
     """How well queries find their like in a gallery, all in percent.
 
-    `mean_ap`: mean average precision. `rank1`, `rank5`, `rank10`: queries with a match among the first so many.
-    `queries`: those that have a match at all; others do not count.
+    `mean_ap`: mean average precision. `rank1`, `rank5`, `rank10`: queries with a match among the first so
+    many. `queries`: those that have a match at all; others do not count.
     """
 
     mean_ap: float
@@ -52,8 +52,8 @@ def rank(
     With cameras, gallery images of the query's own person *and* camera are junk and left out, as are those of
     person -1. The average precision of a query is the mean over its matches of the precision at their ranks.
 
-    **Arguments:** `query`, `gallery`: features. `..._ids`: who is shown. `..._cameras`: by which camera; both or
-    neither.
+    **Arguments:** `query`, `gallery`: features. `..._ids`: who is shown. `..._cameras`: by which camera; both
+    or neither.
     **Raises:** `JostleError` if no query has a match.
 
     >>> gallery = torch.tensor([[1.0, 0.1], [1.0, 0.5], [1.0, 0.9]])
@@ -78,8 +78,8 @@ def rank(
         firsts.append(int(places[0]))
     require(bool(firsts), "no query has a match in the gallery")
     first = torch.tensor(firsts)
-    cmc = [100 * float((first < k).double().mean()) for k in (1, 5, 10)]
-    return Retrieval(100 * sum(precisions) / len(precisions), *cmc, len(firsts))
+    one, five, ten = (100 * float((first < k).double().mean()) for k in (1, 5, 10))
+    return Retrieval(100 * sum(precisions) / len(precisions), one, five, ten, len(firsts))
 
 
 def persons(images: Images) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
@@ -133,9 +133,9 @@ def retrieve(
 ) -> Retrieval:
     """Evaluate a model for person re-identification on two sets of images, across cameras.
 
-    **Arguments:** `query`, `gallery`: from folders whose subfolders hold the images; who and which camera comes
-    from file names ([`persons`][jostle.style.retrieval.persons]). `layer`: where the features come from; the
-    model's output by default.
+    **Arguments:** `query`, `gallery`: from folders whose subfolders hold the images; who and which camera
+    comes from file names ([`persons`][jostle.style.retrieval.persons]). `layer`: where the features come
+    from; the model's output by default.
     **Returns:** [`Retrieval`][jostle.style.retrieval.Retrieval].
     """
     ids, cameras = persons(query)

@@ -23,11 +23,12 @@ from jostle.style.restyle import channel_statistics
 class Config:
     """Settings of the study; a 0 stands for what the data set's own plan says.
 
-    `data`: `digits`, or `PACS` (`pacs-128.zip`, looked for here and under `JOSTLE_DATA`), or a folder or zip of
-    `DOMAIN/CLASS/` with the domains of PACS. `network`: `small` (a CNN for digits, EfficientNet-Lite0 with a cached
-    trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS with the small
-    network. `seeds`, `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a network of the
-    zoo. `leave_one_out`: train on three domains. `radii`, `attacked`, `attack_steps`: of the worst-style curve.
+    `data`: `digits`, or `PACS` (`pacs-128.zip`, looked for here and under `JOSTLE_DATA`), or a folder or zip
+    of `DOMAIN/CLASS/` with the domains of PACS. `network`: `small` (a CNN for digits, EfficientNet-Lite0 with
+    a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS with
+    the small network. `seeds`, `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a
+    network of the zoo. `leave_one_out`: train on three domains. `radii`, `attacked`, `attack_steps`: of the
+    worst-style curve.
     """
 
     data: str = "digits"
@@ -162,7 +163,9 @@ def _first(domain: Domain, count: int) -> tuple[Tensor, Tensor]:
 def _space(
     model: nn.Module, domains: Mapping[str, Domain], names: Sequence[str], layer: str, count: int
 ) -> dict[str, Tensor]:
-    """Channel statistics behind a layer, `(images, 2 channels)` a domain, and the source's as AdvStyle changes them."""
+    """Channel statistics behind a layer, `(images, 2 channels)` a domain, and the source's as AdvStyle
+    changes them.
+    """
     out: dict[str, Tensor] = {}
     with frozen(model), torch.no_grad(), Taps(model, [layer]) as taps:
         for name in names:
@@ -223,7 +226,7 @@ def _report(
         run.figure(
             "worst-style",
             figures.worst_styles(curves),
-            f"Worst-style attack behind {next(iter(curves.values())).layer} on {config.attacked} source images "
+            f"Worst-style attack behind {case.at[0]} on {config.attacked} source images "
             "(first seed): share that no style within the budget fooled.",
         )
     distances: dict[str, float] = {}
@@ -314,7 +317,7 @@ CLAIMS = [
     ),
     Claim(
         "STY-ADVERSARY",
-        "The adversary helps: lambda = 10 is above lambda = 0 (the same noise, no adversary), interval above zero",
+        "The adversary helps: lambda = 10 is above lambda = 0 (noise alone), interval above zero",
         "not stated",
         "quick",
         lambda m: _gap(m, "advstyle - advstyle-lambda0"),

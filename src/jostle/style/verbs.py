@@ -53,10 +53,10 @@ def train(
 ) -> Trained:
     """Fine-tune a network with style layers in it, under the official protocol.
 
-    **Arguments:** `model`: of as many classes as `data`; trained in place. `data`: images with labels; a tenth of
-    each class is held out. `kind`: the style layer. `at`: names of layers; none: chosen by the kind of network.
-    `epochs`, `batch`, `lr`: SGD with a cosine. `seed`: of order, mirroring and noise. `keep_layers`: leave the
-    style layers, and their scales in the weights, in the model.
+    **Arguments:** `model`: of as many classes as `data`; trained in place. `data`: images with labels; a
+    tenth of each class is held out. `kind`: the style layer. `at`: names of layers; none: chosen by the kind
+    of network. `epochs`, `batch`, `lr`: SGD with a cosine. `seed`: of order, mirroring and noise.
+    `keep_layers`: leave the style layers, and their scales in the weights, in the model.
     **Returns:** [`Trained`][jostle.style.verbs.Trained].
     """
     domain = as_domain(data)
@@ -85,7 +85,9 @@ def train(
 
 @dataclass(frozen=True)
 class Bench:
-    """Methods compared: macro and pooled accuracy and the paired difference, each mean and interval (percent)."""
+    """Methods compared: macro and pooled accuracy and the paired difference, each mean and interval
+    (percent).
+    """
 
     methods: dict[str, dict[str, object]]
     protocol: dict[str, object]
@@ -113,8 +115,8 @@ def bench(
     """Compare methods on your own domains, over paired seeds.
 
     **Arguments:** `data`: a folder or zip with `DOMAIN/CLASS/` inside. `domains`: their names. `network`,
-    `weights`: as for `zoo.load_model`; its last linear layer is made new. `methods`: of `METHODS`; the first is the
-    baseline. `source`: train on this one; `None`: leave each domain out in turn. Others as for
+    `weights`: as for `zoo.load_model`; its last linear layer is made new. `methods`: of `METHODS`; the first
+    is the baseline. `source`: train on this one; `None`: leave each domain out in turn. Others as for
     [`Protocol`][jostle.style.protocol.Protocol].
     **Returns:** [`Bench`][jostle.style.verbs.Bench].
     """
@@ -155,9 +157,9 @@ def attack(
 ) -> StyleCurve:
     """How a network's accuracy falls as the channel statistics behind a layer are moved by the worst amount.
 
-    **Arguments:** `model`, `data`: yours. `layer`: a dotted name. `radii`: rising budgets, in standard deviations
-    of the data's own styles. `norm`: of the budget. `steps`: of the ascent. `images`: how many are attacked,
-    spread evenly.
+    **Arguments:** `model`, `data`: yours. `layer`: a dotted name. `radii`: rising budgets, in standard
+    deviations of the data's own styles. `norm`: of the budget. `steps`: of the ascent. `images`: how many are
+    attacked, spread evenly.
     **Returns:** [`StyleCurve`][jostle.style.attack.StyleCurve].
     """
     chosen = torch.linspace(0, len(data) - 1, min(images, len(data))).long()
@@ -167,7 +169,8 @@ def attack(
 
 
 def report(weights: Path) -> dict[str, dict[str, float]]:
-    """How the learnt scales in a file of weights stand, a row a layer: sizes, negative share, calls of a branch.
+    """How the learnt scales in a file of weights stand, a row a layer: sizes, negative share, calls of a
+    branch.
 
     **Arguments:** `weights`: safetensors that `train --keep-layers` wrote, or any with AdvStyle layers.
     **Raises:** `JostleError` if it holds none.
