@@ -53,7 +53,9 @@ def accuracies(trials: Sequence[Trial], table: Mapping[str, Summary]) -> "Figure
             errors = np.nan_to_num([row.high - row.mean for row in rows])
             for spot, target in zip(spots, targets, strict=False):
                 seeds = [t.accuracy[target] for t in trials if t.method == name and target in t.total]
-                axis.plot([spot] * len(seeds), seeds, ".", color=colour, alpha=0.3, markersize=4, zorder=1)
+                axis.plot(
+                    [spot + 0.3 * width] * len(seeds), seeds, ".", color=colour, alpha=0.4, markersize=5
+                )
             axis.errorbar(
                 spots, means, yerr=errors, fmt=mark, color=colour, capsize=2.5, markersize=5, label=label
             )

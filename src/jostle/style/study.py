@@ -15,7 +15,7 @@ from jostle.style.attack import StyleCurve, fit_reference, style_curve
 from jostle.style.cases import PACS_ARCHIVE, Case, digits_case, network_case, pacs_case
 from jostle.style.evaluate import Interval, Trial, paired, proxy_a_distance, summarise
 from jostle.style.insertion import style_layers
-from jostle.style.protocol import Domain, Protocol, trial
+from jostle.style.protocol import Domain, Protocol, split, trial
 from jostle.style.restyle import channel_statistics
 
 
@@ -146,7 +146,9 @@ def _trial(
     if probe:
         layer = case.at[0]
         source = domains[sources[0]]
-        test = _first(source, config.attacked)
+        # Held-out images of the source: what is attacked was not trained on.
+        _, held = split(source.labels, case.protocol.validation, case.protocol.split_seed)
+        test = _first(source.subset(held), config.attacked)
         reference = fit_reference(model, source.images[: 10 * config.attacked].split(100), layer)
         curve = style_curve(model, *test, reference, config.radii, steps=config.attack_steps)
         out["curve"] = asdict(curve)
@@ -226,7 +228,7 @@ def _report(
         run.figure(
             "worst-style",
             figures.worst_styles(curves),
-            f"Worst-style attack behind {case.at[0]} on {config.attacked} source images "
+            f"Worst-style attack behind {case.at[0]} on {config.attacked} held-out source images "
             "(first seed): share that no style within the budget fooled.",
         )
     distances: dict[str, float] = {}

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +24,8 @@ Kind = Literal["erm", "mixup", "advstyle", "dsu", "mixstyle", "efdmix", "padain"
 @dataclass(frozen=True, eq=False)
 class Trained:
     """A trained network: its accuracy on held-out images (percent), and how its learnt scales ended."""
+
+    suffix: ClassVar[str] = ".safetensors"
 
     accuracy: float
     loss: float
@@ -48,6 +50,7 @@ def train(
     batch: int = 64,
     lr: float = 1e-3,
     seed: int = 0,
+    mirror: bool = True,
     keep_layers: bool = False,
     callback: Progress | None = None,
 ) -> Trained:
@@ -60,7 +63,7 @@ def train(
     **Returns:** [`Trained`][jostle.style.verbs.Trained].
     """
     domain = as_domain(data)
-    protocol = Protocol(epochs=epochs, batch=batch, lr=lr)
+    protocol = Protocol(epochs=epochs, batch=batch, lr=lr, mirror=mirror)
     ours, held = split(domain.labels, protocol.validation, protocol.split_seed)
     inserted = None
     if kind in KINDS:
