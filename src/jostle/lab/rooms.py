@@ -44,6 +44,15 @@ ROOMS: dict[str, Room] = {
                 "mlxtend",
             ),
         ),
+        Room(
+            "style",
+            "Adversarial style augmentation",
+            "Adversarial Style Augmentation for Domain Generalization (AdvStyle)",
+            2023,
+            "2301.12643",
+            "A layer that perturbs the style of features in training, to meet new domains better.",
+            ("sklearn", "mlxtend"),
+        ),
     )
 }
 

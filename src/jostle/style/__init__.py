@@ -1,0 +1,78 @@
+"""AdvStyle and its relatives: style noise for domain generalisation, pluggable into any network."""
+
+from jostle.style.advstyle import AdvStyle, check_scales
+from jostle.style.attack import (
+    Reference,
+    StyleCurve,
+    WorstStyle,
+    fit_reference,
+    style_curve,
+    worst_style,
+)
+from jostle.style.domains import as_domain, load_domain, load_domains
+from jostle.style.evaluate import Interval, Summary, Trial, paired, proxy_a_distance, summarise, t_interval
+from jostle.style.insertion import Inserted, enabled, insert, param_groups, places, scales, style_layers
+from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
+from jostle.style.protocol import METHODS, Domain, Method, Protocol, dg_benchmark, fit, scale_report, trial
+from jostle.style.restyle import batch_uncertainty, channel_statistics, grad_reverse, restyle
+from jostle.style.retrieval import Retrieval, embed, persons, rank, retrieve
+from jostle.style.verbs import Bench, Trained, attack, bench, report, train
+
+VERBS = (train, bench, attack, retrieve, report)
+
+__all__ = [
+    "DSU",
+    "METHODS",
+    "VERBS",
+    "AdvStyle",
+    "Bench",
+    "Domain",
+    "EFDMix",
+    "Inserted",
+    "Interval",
+    "Method",
+    "MixStyle",
+    "PAdaIN",
+    "Protocol",
+    "Reference",
+    "Retrieval",
+    "StyleCurve",
+    "StyleLayer",
+    "Summary",
+    "Trained",
+    "Trial",
+    "WorstStyle",
+    "as_domain",
+    "attack",
+    "batch_uncertainty",
+    "bench",
+    "channel_statistics",
+    "check_scales",
+    "dg_benchmark",
+    "embed",
+    "enabled",
+    "fit",
+    "fit_reference",
+    "grad_reverse",
+    "insert",
+    "load_domain",
+    "load_domains",
+    "paired",
+    "param_groups",
+    "persons",
+    "places",
+    "proxy_a_distance",
+    "rank",
+    "report",
+    "restyle",
+    "retrieve",
+    "scale_report",
+    "scales",
+    "style_curve",
+    "style_layers",
+    "summarise",
+    "t_interval",
+    "train",
+    "trial",
+    "worst_style",
+]

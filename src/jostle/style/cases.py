@@ -1,0 +1,148 @@
+"""The experiments of the study: which domains, which network, which protocol."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from jostle.core.errors import require
+from jostle.style.domains import LiteTail, LiteTrunk, as_domain, cached, load_domains
+from jostle.style.insertion import At, places
+from jostle.style.protocol import Domain, Protocol
+from jostle.zoo import load_data, load_model
+
+PACS = ("photo", "art_painting", "cartoon", "sketch")
+PACS_ARCHIVE = "pacs-128.zip"
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that a trial needs besides the method and the seed.
+
+    `plans`: pairs of (sources, targets). `load`: gives the domains; called once, and only if it is needed.
+    `build`: makes a model. `at`: where style layers go. `note`: what a reader must know of the data.
+    """
+
+    plans: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
+    load: Callable[[], dict[str, Domain]]
+    build: Callable[[], nn.Module]
+    at: At
+    protocol: Protocol
+    note: str
+
+
+class DigitNet(nn.Sequential):
+    """Three convolutions with BatchNorm for grey digits; style layers go behind `stage1` and `stage2`."""
+
+    PLACES = ("stage1", "stage2")
+
+    def __init__(self) -> None:
+        super().__init__()
+        width = (1, 16, 32, 64)
+        for i in range(3):
+            layers = [
+                nn.Conv2d(width[i], width[i + 1], 3, padding=1, bias=False),
+                nn.BatchNorm2d(width[i + 1]),
+                nn.ReLU(),
+            ]
+            if i < 2:
+                layers.append(nn.MaxPool2d(2))
+            self.add_module(f"stage{i + 1}", nn.Sequential(*layers))
+        self.add_module("pool", nn.AdaptiveAvgPool2d(2))
+        self.add_module("flat", nn.Flatten())
+        self.add_module("classify", nn.Linear(256, 10))
+
+
+def digits_case(protocol: Protocol, size: int = 16) -> Case:
+    """MNIST-5k to scikit-learn's digits and back: other writers, scanners and resolutions, the same ten
+    classes.
+
+    Both are brought to `size` pixels; MNIST first loses its empty border of four pixels, as the digits have
+    none, and keeps as many images as the digits have, drawn once.
+    """
+
+    def load() -> dict[str, Domain]:
+        digits = as_domain(load_data("digits"))
+        mnist = as_domain(load_data("mnist5k"))
+        mnist = mnist.subset(
+            torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))[: len(digits)]
+        )
+        mnist = Domain(_square(mnist.images[:, :, 4:24, 4:24], size), mnist.labels)
+        return {"mnist5k": mnist, "digits": Domain(_square(digits.images, size), digits.labels)}
+
+    both = ((("mnist5k",), ("digits",)), (("digits",), ("mnist5k",)))
+    note = f"MNIST-5k and scikit-learn digits, 1,797 images each at {size} px; a CNN of three convolutions"
+    return Case(both, load, DigitNet, DigitNet.PLACES, replace(protocol, mirror=False), note)
+
+
+def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_limit: int | None) -> Case:
+    """PACS from one source to the other three, with EfficientNet-Lite0 whose first blocks are frozen and
+    cached.
+    """
+    targets = tuple(name for name in PACS if name != source)
+    require(source in PACS, f"source must be one of {', '.join(PACS)}, but {source!r} came")
+
+    def load() -> dict[str, Domain]:
+        limits = [None, *[test_limit] * len(targets)]
+        domains = load_domains(data, (source, *targets), size=size, limits=limits)
+        trunk = LiteTrunk()
+        return {name: cached(domain, trunk) for name, domain in domains.items()}
+
+    note = (
+        f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "
+        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; not the official split"
+    )
+    return Case(((((source,), targets)),), load, lambda: LiteTail(7), LiteTail.PLACES, protocol, note)
+
+
+def network_case(
+    data: str,
+    network: str,
+    weights: str | None,
+    protocol: Protocol,
+    *,
+    size: int,
+    leave_one_out: bool,
+    at: str,
+) -> Case:
+    """PACS with a whole network, every domain as the only source once, or left out once; all target
+    images.
+    """
+
+    def load() -> dict[str, Domain]:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        found = load_domains(data, PACS, size=size)
+        return {name: Domain(d.images.to(device), d.labels.to(device)) for name, d in found.items()}
+
+    def build() -> nn.Module:
+        model = load_model(network, weights)
+        _new_head(model, 7)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def rest(name: str) -> tuple[str, ...]:
+        return tuple(other for other in PACS if other != name)
+
+    plans = tuple((rest(name), (name,)) if leave_one_out else ((name,), rest(name)) for name in PACS)
+    chosen: At = places(load_model(network), at, torch.zeros(2, 3, 64, 64))
+    kind = "leaving one domain out" if leave_one_out else "from each single source"
+    note = f"PACS at {size} px, {kind}, {network}; split drawn here, not the official one"
+    return Case(plans, load, build, chosen, protocol, note)
+
+
+def _square(images: torch.Tensor, size: int) -> torch.Tensor:
+    kind: Mapping[str, Any] = {"mode": "bilinear", "align_corners": False, "antialias": True}
+    return nn.functional.interpolate(images, (size, size), **kind)
+
+
+def _new_head(model: nn.Module, classes: int) -> None:
+    """Exchange the last linear layer for one with `classes` outputs."""
+    linear = [name for name, child in model.named_modules() if isinstance(child, nn.Linear)]
+    require(
+        bool(linear), "the network has no linear layer to exchange for one with the right number of classes"
+    )
+    parent, _, leaf = linear[-1].rpartition(".")
+    old = model.get_submodule(linear[-1])
+    assert isinstance(old, nn.Linear)
+    setattr(model.get_submodule(parent), leaf, nn.Linear(old.in_features, classes))

@@ -1,0 +1,382 @@
+"""The protocol of a domain generalisation experiment as one object, and one paired training run under it."""
+
+import copy
+import math
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from jostle.core.errors import require
+from jostle.core.training import Trainer, minibatches
+from jostle.style.advstyle import AdvStyle, check_scales
+from jostle.style.evaluate import Trial
+from jostle.style.insertion import KINDS, At, insert, param_groups, scales, style_layers
+
+Build = Callable[[], nn.Module]
+"""Makes a fresh model; its random weights come from torch's own generator, which is seeded for it."""
+Progress = Callable[[int, int, str], None]
+TEST_BATCH = 100
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """The images of one domain in memory.
+
+    **Arguments:** `images`: `(n, channels, height, width)`, what the model takes. `labels`: `(n,)`.
+    `mirrored`: the same images mirrored, for inputs that cannot simply be flipped, such as cached features.
+    """
+
+    images: Float[Tensor, "n c h w"]
+    labels: Int[Tensor, " n"]
+    mirrored: Float[Tensor, "n c h w"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, indices: Int[Tensor, " m"]) -> "Domain":
+        """The images at `indices`."""
+        mirrored = None if self.mirrored is None else self.mirrored[indices]
+        return Domain(self.images[indices], self.labels[indices], mirrored)
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is compared: a style layer, or none.
+
+    **Arguments:** `kind`: a kind of [`insert`][jostle.style.insertion.insert], `"erm"` (nothing) or `"mixup"`
+    (Zhang et al. 2018, `alpha` 0.2). `settings`: of the layer.
+    """
+
+    kind: str = "erm"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+METHODS: dict[str, Method] = {
+    "erm": Method(),
+    "mixup": Method("mixup"),
+    "mixstyle": Method("mixstyle"),
+    "padain": Method("padain"),
+    "efdmix": Method("efdmix"),
+    "dsu": Method("dsu"),
+    "advstyle": Method("advstyle"),
+    "advstyle-lambda0": Method("advstyle", {"lam": 0.0}),
+    "advstyle-lambda1": Method("advstyle", {"lam": 1.0}),
+    "adversarial-only": Method("advstyle", {"recipe": "adv"}),
+    "adversarial-only-lambda0": Method("advstyle", {"recipe": "adv", "lam": 0.0}),
+    "direction": Method("advstyle", {"recipe": "direction"}),
+    "intensity": Method("advstyle", {"recipe": "intensity"}),
+    "per-sample": Method("advstyle", {"granularity": "sample"}),
+}
+"""Methods and ablations by name; `advstyle-lambda0` has the noise and no adversary."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """All that decides a domain generalisation number besides the method; it goes into every record.
+
+    The defaults are those of the official PACS script but for the split, which is drawn here.
+
+    **Arguments:** `epochs`, `batch`, `lr`, `momentum`, `weight_decay`: SGD with a cosine to zero, a step a
+    batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `validation`:
+    share of each source held out, stratified by class, in [0, 1). `split_seed`: of that split, the same for
+    all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
+    sources. `mirror`: random horizontal mirroring. `ascent`: `"joint"`, one step for all, as published, or
+    `"inner"`: three ascent-only steps on the scales before each step on the weights.
+
+    >>> Protocol(epochs=1).batch
+    64
+    """
+
+    epochs: int = 50
+    batch: int = 64
+    lr: float = 1e-3
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    weight_decay_scales: float | None = None
+    validation: float = 0.1
+    split_seed: int = 0
+    selection: Literal["last", "source_val"] = "last"
+    mirror: bool = True
+    ascent: Literal["joint", "inner"] = "joint"
+
+    def __post_init__(self) -> None:
+        require(self.epochs >= 1, f"epochs must be at least 1, but {self.epochs} came")
+        require(self.batch >= 2, f"batch must be at least 2, but {self.batch} came")
+        require(self.lr > 0, f"lr must be above 0, but {self.lr} came")
+        require(0 <= self.validation < 1, f"validation must lie in [0, 1), but {self.validation} came")
+        require(
+            self.selection == "last" or self.validation > 0,
+            "selection='source_val' needs validation above 0, but it is 0",
+        )
+
+
+def stream(seed: int, name: str) -> torch.Generator:
+    """The generator of one kind of randomness (`order`, `augmentation`, `initialisation`, `noise`) of a seed.
+
+    Four streams apart, so that methods see the same batches whatever noise they draw: they are paired.
+    """
+    return torch.Generator().manual_seed(zlib.crc32(f"style/{seed}/{name}".encode()))
+
+
+def split(labels: Int[Tensor, " n"], share: float, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices of a training and a held-out part, stratified by class.
+
+    >>> train, held = split(torch.tensor([0] * 10 + [1] * 10), 0.1, seed=0)
+    >>> len(train), len(held)
+    (18, 2)
+    """
+    generator = torch.Generator().manual_seed(seed)
+    held = []
+    for kind in labels.unique():
+        members = (labels == kind).nonzero().flatten()
+        order = torch.randperm(len(members), generator=generator)
+        held.append(members[order[: round(share * len(members))]])
+    out = torch.cat(held).sort().values
+    mask = torch.ones(len(labels), dtype=torch.bool)
+    mask[out] = False
+    return mask.nonzero().flatten(), out
+
+
+def check_domains(domains: Mapping[str, Domain], sources: Sequence[str], targets: Sequence[str]) -> None:
+    """Refuse a comparison that would mean nothing.
+
+    **Raises:** `JostleError` for an unknown or empty domain, a target that is a source, a single class.
+    """
+    for name in (*sources, *targets):
+        require(name in domains, f"domain must be one of {', '.join(domains)}, but {name!r} came")
+        require(len(domains[name]) > 0, f"domain {name!r} is empty")
+    require(bool(sources) and bool(targets), "there must be at least one source and one target domain")
+    both = sorted(set(sources) & set(targets))
+    require(not both, f"domain {', '.join(both)} is both source and target")
+    kinds = torch.cat([domains[name].labels for name in sources]).unique()
+    require(len(kinds) >= 2, "the sources hold a single class: there is nothing to learn")
+
+
+def trial(
+    build: Build,
+    domains: Mapping[str, Domain],
+    sources: Sequence[str],
+    targets: Sequence[str],
+    method: str,
+    seed: int,
+    protocol: Protocol,
+    at: At = "auto",
+    *,
+    callback: Progress | None = None,
+) -> tuple[Trial, nn.Module]:
+    """Train one method with one seed on the sources and test it on the targets.
+
+    Order of the batches, augmentation, initialisation and style noise come from four generators of the seed.
+
+    **Arguments:** `build`: makes the model. `domains`: by name. `method`: of `METHODS`. `at`: where style
+    layers go, as for [`insert`][jostle.style.insertion.insert]. `callback`: `(done, total, figure)` after
+    each batch.
+    **Returns:** the record, and the trained model with its style layers, in evaluation mode.
+    **Raises:** `JostleError` for unknown names, or when scales or the loss are no longer finite.
+    """
+    check_domains(domains, sources, targets)
+    started = time.perf_counter()
+    train, held = _parts(domains, sources, protocol)
+    # Dropout and the like draw from torch's own stream; it is handed back as it was.
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stream(seed, "initialisation").initial_seed())
+        model = build()
+        example = train.images[: min(2, len(train))]
+        how = _method(method)
+        if how.kind in KINDS:
+            insert(model, at, how.kind, example=example, generator=stream(seed, "noise"), **how.settings)
+        history, accuracy = fit(
+            model, train, protocol, seed, held=held, mixup=how.kind == "mixup", callback=callback
+        )
+    model.eval()
+    correct = {name: int(hits(model, domains[name])) for name in targets}
+    total = {name: len(domains[name]) for name in targets}
+    seconds = time.perf_counter() - started
+    return Trial(method, seed, tuple(sources), correct, total, accuracy, seconds, history), model
+
+
+def fit(
+    model: nn.Module,
+    train: Domain,
+    protocol: Protocol,
+    seed: int = 0,
+    *,
+    held: Domain | None = None,
+    mixup: bool = False,
+    callback: Progress | None = None,
+) -> tuple[tuple[dict[str, Any], ...], float]:
+    """Train a model under a protocol, with the style layers that it has.
+
+    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `mixup`:
+    mix images and labels in pairs. Others as for [`trial`][jostle.style.protocol.trial].
+    **Returns:** a row an epoch (`epoch`, `loss`, `scales`), and the accuracy on `held` in percent, NaN
+    without.
+    """
+    order, augmentation, noise = (stream(seed, name) for name in ("order", "augmentation", "noise"))
+    groups = param_groups(
+        model, weight_decay=protocol.weight_decay, weight_decay_scales=protocol.weight_decay_scales
+    )
+    own = scales(model)
+    if protocol.ascent == "inner":
+        groups = groups[:1]
+    optimiser = torch.optim.SGD(groups, protocol.lr, protocol.momentum)
+    each = math.ceil(len(train) / protocol.batch)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, each * protocol.epochs)
+
+    def loss(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        x, y = _augmented(train, batch[0], protocol.mirror, augmentation), train.labels[batch[0]]
+        if protocol.ascent == "inner" and own:
+            for _ in range(3):
+                grads = torch.autograd.grad(F.cross_entropy(net(x), y), own, allow_unused=True)
+                with torch.no_grad():
+                    for scale, grad in zip(own, grads, strict=True):
+                        if grad is not None:  # already reversed: a step down its gradient climbs the loss
+                            scale -= optimiser.param_groups[0]["lr"] * grad
+        if not mixup:
+            return F.cross_entropy(net(x), y)
+        pair = torch._standard_gamma(torch.full((2,), 0.2, dtype=torch.float64), generator=noise)
+        weight = float(pair[0] / pair.sum())
+        other = torch.randperm(len(y), generator=noise)
+        out = net(weight * x + (1 - weight) * x[other])
+        return weight * F.cross_entropy(out, y) + (1 - weight) * F.cross_entropy(out, y[other])
+
+    trainer = Trainer(model, optimiser, loss, schedule=schedule)
+    rows: list[dict[str, Any]] = []
+    best, best_state, accuracy = -1.0, None, math.nan
+
+    def after(trainer: Trainer) -> None:
+        nonlocal best, best_state, accuracy
+        if callback is not None:
+            callback(trainer.step, each * protocol.epochs, f"loss {trainer.last:.2f}")
+        if trainer.step % each:
+            return
+        check_scales(model, trainer.step)
+        rows.append({"epoch": trainer.step // each, "loss": trainer.last, "scales": scale_report(model)})
+        if protocol.selection == "source_val" and held is not None:
+            now = 100 * hits(model, held) / len(held)
+            if now > best:
+                best, best_state = now, copy.deepcopy(model.state_dict())
+
+    model.train()
+    indices = torch.arange(len(train))
+    trainer.run(
+        (
+            batch
+            for batch in minibatches(indices, size=protocol.batch, epochs=protocol.epochs, generator=order)
+        ),
+        after,
+    )
+    if best_state is not None:
+        model.load_state_dict(best_state)
+    if held is not None and len(held):
+        accuracy = 100 * hits(model, held) / len(held)
+    return tuple(rows), accuracy
+
+
+@torch.no_grad()
+def hits(model: nn.Module, domain: Domain) -> int:
+    """How many images of a domain the model gets right, in evaluation mode; the mode is put back."""
+    was = model.training
+    model.eval()
+    right = 0
+    for images, labels in zip(domain.images.split(TEST_BATCH), domain.labels.split(TEST_BATCH), strict=True):
+        right += int((model(images).argmax(1) == labels).sum())
+    model.train(was)
+    return right
+
+
+def scale_report(model: nn.Module) -> dict[str, dict[str, float]]:
+    """How the learnt scales of each AdvStyle layer stand: means and maxima of their sizes, the negative
+    share.
+
+    >>> scale_report(nn.Sequential(AdvStyle(4)))["0"]["negative"]
+    0.0
+    """
+    out = {}
+    for name, layer in style_layers(model).items():
+        if isinstance(layer, AdvStyle):
+            mu, sigma = layer.sigma_mu.detach(), layer.sigma_sigma.detach()
+            out[name] = {
+                "mean_mu": float(mu.abs().mean()),
+                "max_mu": float(mu.abs().max()),
+                "mean_sigma": float(sigma.abs().mean()),
+                "max_sigma": float(sigma.abs().max()),
+                "negative": float(torch.cat([mu, sigma]).lt(0).double().mean()),
+            }
+    return out
+
+
+def _method(name: str) -> Method:
+    require(name in METHODS, f"method must be one of {', '.join(METHODS)}, but {name!r} came")
+    return METHODS[name]
+
+
+def _parts(
+    domains: Mapping[str, Domain], sources: Sequence[str], protocol: Protocol
+) -> tuple[Domain, Domain]:
+    train, held = [], []
+    for name in sources:
+        ours, theirs = split(domains[name].labels, protocol.validation, protocol.split_seed)
+        train.append(domains[name].subset(ours))
+        held.append(domains[name].subset(theirs))
+    return _joined(train), _joined(held)
+
+
+def _joined(parts: Sequence[Domain]) -> Domain:
+    if len(parts) == 1:
+        return parts[0]
+    mirrors = [part.mirrored for part in parts if part.mirrored is not None]
+    return Domain(
+        torch.cat([part.images for part in parts]),
+        torch.cat([part.labels for part in parts]),
+        torch.cat(mirrors) if len(mirrors) == len(parts) else None,
+    )
+
+
+def _augmented(train: Domain, chosen: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
+    x = train.images[chosen]
+    if not mirror:
+        return x
+    flip = torch.rand(len(chosen), generator=generator) < 0.5
+    turned = x.flip(-1) if train.mirrored is None else train.mirrored[chosen]
+    return torch.where(flip.to(x.device)[:, None, None, None], turned, x)
+
+
+def dg_benchmark(
+    build: Build,
+    domains: Mapping[str, Domain],
+    methods: Sequence[str] = ("erm", "dsu", "advstyle"),
+    protocol: Protocol | None = None,
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    sources: Sequence[str] | None = None,
+    at: At = "auto",
+    callback: Progress | None = None,
+) -> list[Trial]:
+    """Compare methods over paired seeds: from the given sources to all other domains, or leaving one out in
+    turn.
+
+    **Arguments:** `sources`: train on these, test on the rest; `None`: each domain is the target once, and
+    all others are the sources. Others as for [`trial`][jostle.style.protocol.trial].
+    **Returns:** the trials, for [`summarise`][jostle.style.evaluate.summarise].
+    """
+    protocol = protocol or Protocol()
+    if sources is not None:
+        plans = [(tuple(sources), tuple(name for name in domains if name not in sources))]
+    else:
+        plans = [(tuple(name for name in domains if name != target), (target,)) for target in domains]
+    jobs = [(method, seed, *plan) for seed in seeds for plan in plans for method in methods]
+    out = []
+    for done, (method, seed, train, test) in enumerate(jobs):
+        record, _ = trial(build, domains, train, test, method, seed, protocol, at)
+        out.append(record)
+        if callback is not None:
+            callback(done + 1, len(jobs), f"{method} {record.macro:.1f} %")
+    return out
