@@ -96,8 +96,12 @@ class VerticalActions:
         **Raises:** `JostleError` if a star is not finite or rises above the tables' `z_max`.
         """
         s, theta = self._polar(z, vz)
-        J, Omega, w = self._J_table(s) * s * s, self._Omega_table(s), self.angle(s, theta)
-        return J, Omega, w
+        return self.action_of(s), self.frequency_of(s), self.angle(s, theta)
+
+    def polar(self, z: Numbers, vz: Numbers) -> tuple[Array, Array]:
+        """(s, w) of stars: the square root of the vertical energy, and the angle."""
+        s, theta = self._polar(z, vz)
+        return s, self.angle(s, theta)
 
     def energy(self, z: Numbers, vz: Numbers) -> Array:
         """Vertical energy E_z = v_z^2 / 2 + Phi(R, z) - Phi(R, 0) in (km/s)^2."""
@@ -147,22 +151,29 @@ class VerticalActions:
             s = np.abs(s - (self._J_table(s) * s * s - J) * self._Omega_table(s) / (2 * safe))
         return s
 
+    def action_of(self, s: Array) -> Array:
+        """J as a function of s = sqrt(E_z)."""
+        return self._J_table(s) * s * s
+
+    def frequency_of(self, s: Array) -> Array:
+        """Omega_z as a function of s = sqrt(E_z)."""
+        return self._Omega_table(s)
+
     def frequency(self, J: Numbers) -> Array:
         """Omega_z(J) in km/s/kpc."""
-        return self._Omega_table(self.radius_of(plain(J, "kpc km/s", "J")))
+        return self.frequency_of(self.radius_of(plain(J, "kpc km/s", "J")))
 
     def shear(self, J: Numbers) -> Array:
         """dOmega_z/dJ in 1/kpc^2."""
-        s = self.radius_of(plain(J, "kpc km/s", "J"))
-        return self.shear_spline(s)
+        return self.shear_of(self.radius_of(plain(J, "kpc km/s", "J")))
 
-    def shear_spline(self, s: Array) -> Array:
+    def shear_of(self, s: Array) -> Array:
         """dOmega_z/dJ as a function of s = sqrt(E_z): (dOmega/dE) Omega, E = s^2."""
         return self._dOmega_dE(s) * self._Omega_table(s)
 
     def torus(self, s: Array, points: int = 512) -> tuple[Array, Array, Array, Array]:
         """(z, v_z, g, w) on uniform theta for every s: rows are tori; g = dw/dtheta is the weight."""
-        theta = 2 * np.pi * (np.arange(points) + 0.0) / points
+        theta = 2 * np.pi * np.arange(points) / points
         y = s[:, None] * np.sin(theta)
         P = self._P(np.abs(y))
         g = P / P.mean(axis=1, keepdims=True)
@@ -181,8 +192,12 @@ class VerticalActions:
         >>> bool(abs(c[2][0]) < 1e-12), bool(abs(c[1][0]) > 0.1)
         (True, True)
         """
-        require(1 <= n_max < points // 4, f"n_max must be between 1 and points / 4, but {n_max} came")
         s = self.s if J is None else self.radius_of(np.atleast_1d(plain(J, "kpc km/s", "J")))
+        return self.project(psi, n_max, s, points)
+
+    def project(self, psi: Callable[..., Array], n_max: int, s: Array, points: int = 512) -> Coefficients:
+        """As `fourier`, on the tori s = sqrt(E_z)."""
+        require(1 <= n_max < points // 4, f"n_max must be between 1 and points / 4, but {n_max} came")
         z, v, g, w = self.torus(s, points)
         try:
             values = psi(z, v)
