@@ -75,6 +75,11 @@ class PseudoIsothermal:
         """Radial dispersion at `R` (km/s)."""
         return self.sigma_R * float(np.exp(-(R - self.R_sun) / (2 * self.h_sigma)))
 
+    def spread(self, R: Array) -> tuple[Array, Array]:
+        """(sigma_R^2, sigma_z^2) at radii `R`."""
+        fall = np.exp(-(R - self.R_sun) / self.h_sigma)
+        return self.sigma_R**2 * fall, self.sigma_z**2 * fall
+
     def vertical_weights(self, R: float) -> tuple[Array, Array]:
         """(J, weights) of the tables' tori such that sum(weights) = 1: the share of stars on each torus."""
         va = self.vertical(R)

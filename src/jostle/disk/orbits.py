@@ -8,6 +8,7 @@ import numpy as np
 
 from jostle.core.errors import require
 from jostle.disk.distributions import PseudoIsothermal, as_disk
+from jostle.disk.planar import PlanarState
 from jostle.disk.perturbers import Kick, Perturbation
 from jostle.disk.potentials import Potential
 from jostle.disk.profiles import Impulse
@@ -76,10 +77,10 @@ class OrbitResponse:
 
 
 def default_step(potential: Potential, perturbation: Perturbation | None, R: float) -> float:
-    """A step that keeps the integral along an orbit below 1e-4: nu h = 0.5, and four a perturber's time."""
+    """A step that keeps the integral along an orbit below 1e-4: nu h = 0.5, and one a perturber's time."""
     omega, kappa, nu = (float(f) for f in potential.frequencies(R))
     h = 0.5 / max(omega, kappa, nu)
-    return h if perturbation is None else min(h, perturbation.timescale / 2)
+    return h if perturbation is None else min(h, perturbation.timescale)
 
 
 def orbit_integral(
@@ -220,28 +221,11 @@ def _adiabatic(potential: Potential, q: list[Array], v: list[Array]) -> Callable
 
 
 def _contract(disk: PseudoIsothermal, works: Array, place: list[Array], vel: list[Array], full: bool) -> Array:
+    """f1 / f0 from the changes of energy, L_z and vertical energy."""
     R = np.hypot(place[0], place[1])
     if not full:
-        unique = np.unique(R)
-        sigma = np.array([disk.sigma_z_at(r) for r in unique])[np.searchsorted(unique, R)]
-        return -works[2] / sigma**2
-    potential = disk.potential
-    L = place[0] * vel[1] - place[1] * vel[0]
-    require(bool(np.all(L > 0)), "the disk's stars must rotate with L_z > 0")
-    grid = np.linspace(0.3 * R.min(), 2.5 * R.max(), 512)
-    omega, kappa, nu = potential.frequencies(grid)
-    guide = np.interp(L, omega * grid**2, grid)
-    o, k, n = (np.interp(guide, grid, f) for f in (omega, kappa, nu))
-    growth = np.exp((guide - disk.R_sun) / disk.h_sigma)
-    sR2, sz2 = disk.sigma_R**2 / growth, disk.sigma_z**2 / growth
-    # ln f0 = ln(Omega Sigma / kappa sigma_R^2 N) - E_R / sigma_R^2 - E_z / sigma_z^2, along R_c(L_z).
-    E_R = 0.5 * ((place[0] * vel[0] + place[1] * vel[1]) / R) ** 2 + 0.5 * (k * (R - guide)) ** 2
-    E_z = 0.5 * vel[2] ** 2 + potential.lift(R, place[2]) * place[2] ** 2
-    slope = np.gradient(np.log(omega / kappa), grid)
-    dln_nu, dln_kappa = np.gradient(np.log(nu), grid), np.gradient(np.log(kappa), grid)
-    dn, dk = np.interp(guide, grid, dln_nu), np.interp(guide, grid, dln_kappa)
-    # The vertical norm scales as sigma_z^2 / nu, E_z at fixed action as nu, E_R as kappa.
-    by_R = np.interp(guide, grid, slope) - 1 / disk.h_R + 1 / disk.h_sigma
-    by_R = by_R + dn + 1 / disk.h_sigma - E_R / sR2 * (dk + 1 / disk.h_sigma) - E_z / sz2 * (dn + 1 / disk.h_sigma)
-    radial = works[0] - o * works[1] - works[2]
-    return -works[2] / sz2 - radial / sR2 + by_R * 2 * o / (k * k * guide) * works[1]
+        return -works[2] / disk.spread(R)[1]
+    stars = PlanarState.of(disk, place, vel)
+    radial = works[0] - stars.omega * works[1] - works[2]
+    slope = stars.slope * 2 * stars.omega / (stars.kappa**2 * stars.guide)
+    return -works[2] / stars.sz2 - radial / stars.sR2 + slope * works[1]
