@@ -7,8 +7,8 @@ import numpy as np
 
 from jostle.core.errors import optional, require
 from jostle.disk.potentials import Potential
+from jostle.disk.units import Array
 
-Array = np.ndarray
 _NODES, _WEIGHTS = np.polynomial.legendre.leggauss(12)
 _NODES, _WEIGHTS = (_NODES + 1) / 2, _WEIGHTS / 2
 
@@ -59,9 +59,7 @@ class FunctionPotential(Potential):
         result = (self.value(R, safe) - self.value(R, np.zeros_like(safe))) / safe**2
         if low.any():
             near = np.where(np.abs(z[low]) < 1e-6, 1e-6, z[low])
-            mean = sum(
-                w * self.gradient(R[low], near * t)[1] for t, w in zip(_NODES, _WEIGHTS, strict=True)
-            )
+            mean = sum(w * self.gradient(R[low], near * t)[1] for t, w in zip(_NODES, _WEIGHTS, strict=True))
             result[low] = mean / near
         return result
 
@@ -112,8 +110,13 @@ def from_gala(potential: Any) -> FunctionPotential:
     """
     optional("gala", "disk")
     units = optional("astropy.units", "disk")
-    require(hasattr(potential, "units"), f"potential must be a gala potential, but {type(potential).__name__} came")
-    require(potential.units.decompose(1 * units.kpc).unit.is_equivalent(units.kpc), "potential must carry units")
+    require(
+        hasattr(potential, "units"),
+        f"potential must be a gala potential, but {type(potential).__name__} came",
+    )
+    require(
+        potential.units.decompose(1 * units.kpc).unit.is_equivalent(units.kpc), "potential must carry units"
+    )
 
     def place(R: Array, z: Array) -> Any:
         return np.stack([R.ravel(), np.zeros(R.size), z.ravel()]) * units.kpc

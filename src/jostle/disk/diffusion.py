@@ -7,10 +7,8 @@ from scipy.linalg import solve_banded
 
 from jostle.core.errors import require
 from jostle.disk.distributions import PseudoIsothermal, as_disk
-from jostle.disk.units import GYR, Numbers, plain, positive
+from jostle.disk.units import GYR, Array, Numbers, plain, positive
 from jostle.disk.vertical import VerticalActions
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -65,7 +63,12 @@ class GMCDiffusion:
         """S_n(t) at action `J`: what is left of a mode."""
         disk = as_disk(disk)
         s = disk.vertical(R).radius_of(plain(J, "kpc km/s", "J"))
-        return np.array([self.survival(disk, R, np.asarray(n), s, float(x)) for x in np.atleast_1d(plain(t, "kpc s/km", "t"))])
+        return np.array(
+            [
+                self.survival(disk, R, np.asarray(n), s, float(x))
+                for x in np.atleast_1d(plain(t, "kpc s/km", "t"))
+            ]
+        )
 
 
 def fokker_planck(

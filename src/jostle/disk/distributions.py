@@ -8,10 +8,8 @@ from scipy.interpolate import make_interp_spline
 from jostle.core.errors import require
 from jostle.disk.adapters import as_potential
 from jostle.disk.potentials import IsothermalSlab, Potential, milky_way
-from jostle.disk.units import Numbers, number, positive
+from jostle.disk.units import Array, Numbers, number, positive
 from jostle.disk.vertical import VerticalActions
-
-Array = np.ndarray
 
 
 class PseudoIsothermal:

@@ -10,9 +10,8 @@ from jostle.core.errors import JostleError, optional, require
 from jostle.disk.distributions import PseudoIsothermal, as_disk
 from jostle.disk.passages import Body, SatelliteOrbit, StraightFlyby
 from jostle.disk.potentials import IsothermalSlab
-from jostle.disk.units import GYR, Numbers, number
+from jostle.disk.units import GYR, Array, Numbers, number
 
-Array = np.ndarray
 #: Literature-like masses (M_sun) of this package; every response is linear in them. Sagittarius is contested.
 MASSES = {
     "Sgr": 1e9,
@@ -43,7 +42,9 @@ class Satellite:
 
     def passage(self, scale: Numbers = 1.0, indirect: bool = False) -> SatelliteOrbit:
         """The satellite as a perturbation with a Plummer body of `scale` kpc."""
-        return SatelliteOrbit(self.times, self.positions, Body(self.mass, number(scale, "kpc", "scale")), None, indirect)
+        return SatelliteOrbit(
+            self.times, self.positions, Body(self.mass, number(scale, "kpc", "scale")), None, indirect
+        )
 
     def crossings(self) -> list[int]:
         """Indices of the samples before each crossing of the galactic plane."""
@@ -120,7 +121,9 @@ def milky_way_satellites(
     units = optional("astropy.units", "disk")
     weigh = {**MASSES, **(masses or {})}
     wanted = list(MASSES) if names is None else list(names)
-    require(times[0] <= 0 <= times[1] and times[0] < times[1], f"times must enclose today (0), but {times} came")
+    require(
+        times[0] <= 0 <= times[1] and times[0] < times[1], f"times must enclose today (0), but {times} came"
+    )
     require(samples >= 21, f"samples must be at least 21, but {samples} came")
     # Names that galpy does not ship it would ask a server for; so they stop here.
     shipped = orbits.Orbit.from_name("MW satellite galaxies")
@@ -143,7 +146,8 @@ def milky_way_satellites(
     clock = np.concatenate([back[:0:-1], ahead]) * GYR
     both = np.concatenate([past[:, :, :0:-1], future], axis=2)
     return [
-        Satellite(name, weigh[name], clock, both[k, :3].T.copy(), both[k, 3:].T.copy()) for k, name in enumerate(wanted)
+        Satellite(name, weigh[name], clock, both[k, :3].T.copy(), both[k, 3:].T.copy())
+        for k, name in enumerate(wanted)
     ]
 
 
@@ -221,7 +225,10 @@ def _typical(disk: PseudoIsothermal, R: float) -> float:
 def _phase(run: Any, times: Array, units: Any) -> Array:
     at = times * units.Gyr
     x = [np.atleast_2d(getattr(run, c)(at, quantity=True).to_value(units.kpc)) for c in ("x", "y", "z")]
-    v = [np.atleast_2d(getattr(run, c)(at, quantity=True).to_value(units.km / units.s)) for c in ("vx", "vy", "vz")]
+    v = [
+        np.atleast_2d(getattr(run, c)(at, quantity=True).to_value(units.km / units.s))
+        for c in ("vx", "vy", "vz")
+    ]
     return np.stack([*x, *v], axis=1)
 
 

@@ -8,13 +8,12 @@ import numpy as np
 
 from jostle.core.errors import require
 from jostle.disk.distributions import PseudoIsothermal, as_disk
+from jostle.disk.perturbers import Perturbation
 from jostle.disk.planar import PlanarState
-from jostle.disk.perturbers import Kick, Perturbation
 from jostle.disk.potentials import Potential
 from jostle.disk.profiles import Impulse
-from jostle.disk.units import Numbers, angle, number, plain
+from jostle.disk.units import Array, Numbers, angle, number, plain
 
-Array = np.ndarray
 Forces = Callable[[list[Array], float], list[Array]]
 CHUNK = 2048  # stars that stay in the cache together
 
@@ -120,9 +119,17 @@ def orbit_integral(
     require(not (full and disk.slab), "a slab has no planar orbits; leave vR and vphi out")
     place, vel, shape = cartesian(R, phi, z, vR if full else 0.0, vphi if full else 0.0, vz)
     instant = isinstance(perturbation.profile, Impulse) and not hasattr(perturbation, "body")
-    start = number(begin, "kpc s/km", "begin") if begin is not None else (0.0 if instant else perturbation.begin(t))
+    start = (
+        number(begin, "kpc s/km", "begin")
+        if begin is not None
+        else (0.0 if instant else perturbation.begin(t))
+    )
     radius = float(np.median(np.hypot(place[0], place[1])))
-    h = number(step, "kpc s/km", "step") if step is not None else default_step(disk.potential, perturbation, radius)
+    h = (
+        number(step, "kpc s/km", "step")
+        if step is not None
+        else default_step(disk.potential, perturbation, radius)
+    )
     count = max(int(np.ceil(abs(t - start) / h)), 1)
     h = (start - t) / count  # backwards
     weights = quadrature(count) * -h
@@ -166,7 +173,9 @@ def cartesian(
         plain(vphi, "km/s", "vphi"),
         plain(vz, "km/s", "vz"),
     )
-    require(all(bool(np.isfinite(a).all()) for a in arrays), "stars must be finite; drop the rows with NaN first")
+    require(
+        all(bool(np.isfinite(a).all()) for a in arrays), "stars must be finite; drop the rows with NaN first"
+    )
     r, p, zz, a, b, c = (np.ravel(x) for x in arrays)
     require(bool(np.all(r > 0)), "R must be positive (kpc)")
     cos, sin = np.cos(p), np.sin(p)
@@ -198,7 +207,13 @@ def column_forces(potential: Potential, q: list[Array]) -> Forces:
 
 
 def _add_work(
-    works: Array, weight: float, perturbation: Perturbation, q: list[Array], v: list[Array], t: float, scale: Any
+    works: Array,
+    weight: float,
+    perturbation: Perturbation,
+    q: list[Array],
+    v: list[Array],
+    t: float,
+    scale: Any,
 ) -> None:
     gx, gy, gz = perturbation.gradient(q[0], q[1], q[2], t)
     vertical = v[2] * gz
@@ -220,7 +235,9 @@ def _adiabatic(potential: Potential, q: list[Array], v: list[Array]) -> Callable
     return scale
 
 
-def _contract(disk: PseudoIsothermal, works: Array, place: list[Array], vel: list[Array], full: bool) -> Array:
+def _contract(
+    disk: PseudoIsothermal, works: Array, place: list[Array], vel: list[Array], full: bool
+) -> Array:
     """f1 / f0 from the changes of energy, L_z and vertical energy."""
     R = np.hypot(place[0], place[1])
     if not full:

@@ -22,9 +22,7 @@ from jostle.disk.perturbers import Kick, Perturbation
 from jostle.disk.planar import PlanarState
 from jostle.disk.potentials import Potential
 from jostle.disk.profiles import Impulse
-from jostle.disk.units import Numbers, number
-
-Array = np.ndarray
+from jostle.disk.units import Array, Numbers, number
 
 
 def liouville(
@@ -61,10 +59,16 @@ def liouville(
     require(not (full and disk.slab), "a slab has no planar orbits; leave vR and vphi out")
     place, vel, shape = cartesian(R, phi, z, vR if full else 0.0, vphi if full else 0.0, vz)
     instant = _instant(perturbation)
-    start = number(begin, "kpc s/km", "begin") if begin is not None else (0.0 if instant else perturbation.begin(t))
+    start = (
+        number(begin, "kpc s/km", "begin")
+        if begin is not None
+        else (0.0 if instant else perturbation.begin(t))
+    )
     radius = float(np.median(np.hypot(place[0], place[1])))
-    h = number(step, "kpc s/km", "step") if step is not None else 0.5 * default_step(
-        disk.potential, perturbation, radius
+    h = (
+        number(step, "kpc s/km", "step")
+        if step is not None
+        else 0.5 * default_step(disk.potential, perturbation, radius)
     )
     then = [c.copy() for c in place], [c.copy() for c in vel]
     plain_end = [c.copy() for c in place], [c.copy() for c in vel]
@@ -131,7 +135,14 @@ class TestParticles:
 
     @classmethod
     def of_stars(
-        cls, potential: Potential, R: Numbers, phi: Numbers, z: Numbers, vR: Numbers, vphi: Numbers, vz: Numbers
+        cls,
+        potential: Potential,
+        R: Numbers,
+        phi: Numbers,
+        z: Numbers,
+        vR: Numbers,
+        vphi: Numbers,
+        vz: Numbers,
     ) -> "TestParticles":
         """Given stars, on full three-dimensional orbits."""
         place, vel, _ = cartesian(R, phi, z, vR, vphi, vz)
@@ -154,8 +165,10 @@ class TestParticles:
         begin, stop = number(start, "kpc s/km", "start"), number(end, "kpc s/km", "end")
         q, v = [c.copy() for c in self.place], [c.copy() for c in self.vel]
         radius = float(np.median(np.hypot(q[0], q[1])))
-        h = number(step, "kpc s/km", "step") if step is not None else 0.5 * default_step(
-            self.potential, perturbation, radius
+        h = (
+            number(step, "kpc s/km", "step")
+            if step is not None
+            else 0.5 * default_step(self.potential, perturbation, radius)
         )
         if perturbation is not None and _instant(perturbation) and begin < 0 <= stop:
             _trace(self.potential, None, q, v, begin, 0.0, h, self.full)
@@ -169,7 +182,9 @@ def _instant(perturbation: Perturbation) -> bool:
     return isinstance(perturbation.profile, Impulse) and not isinstance(perturbation, Passage)
 
 
-def _instant_kick(p: Perturbation, q: list[Array], v: list[Array], sign: int) -> tuple[list[Array], list[Array]]:
+def _instant_kick(
+    p: Perturbation, q: list[Array], v: list[Array], sign: int
+) -> tuple[list[Array], list[Array]]:
     if isinstance(p, Kick):
         return [q[0], q[1], q[2] + sign * p.dz], [v[0], v[1], v[2] + sign * p.dv]
     push = p.gradient(*q, 0.0)

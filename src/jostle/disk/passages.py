@@ -11,10 +11,9 @@ from scipy.special import kve
 from jostle.core.errors import JostleError, require
 from jostle.disk.perturbers import Perturbation
 from jostle.disk.profiles import Impulse, Profile
-from jostle.disk.units import G, Numbers, number, plain, positive
+from jostle.disk.units import Array, G, Numbers, number, plain, positive
 from jostle.disk.vertical import VerticalActions
 
-Array = np.ndarray
 Kind = Literal["plummer", "hernquist", "nfw"]
 
 
@@ -39,7 +38,10 @@ class Body:
         scale = number(self.scale, "kpc", "scale")
         require(scale >= 0, f"scale must not be negative, but {scale} came")
         require(scale > 0 or self.kind == "plummer", "only a point mass (plummer) may have scale 0")
-        require(self.kind in ("plummer", "hernquist", "nfw"), f"kind must be plummer, hernquist or nfw: {self.kind!r}")
+        require(
+            self.kind in ("plummer", "hernquist", "nfw"),
+            f"kind must be plummer, hernquist or nfw: {self.kind!r}",
+        )
         object.__setattr__(self, "scale", scale)
 
     def pull(self, r2: Array) -> Array:
@@ -73,7 +75,7 @@ class Passage(Perturbation):
 
     def position(self, t: float) -> Array:
         """Where it is at time t (kpc, galactocentric)."""
-        ...  # every passage gives its own
+        # every passage gives its own
 
     def mass_factor(self, t: float) -> float:
         """Its mass at time t in units of the body's."""
@@ -125,7 +127,10 @@ class StraightFlyby(Passage):
         object.__setattr__(self, "speed", positive(self.speed, "km/s", "speed"))
         object.__setattr__(self, "body", Body(self.mass, self.softening))
         impact, direction = plain(self.impact, "kpc", "impact"), plain(self.direction, "", "direction")
-        require(impact.shape == (3,) and direction.shape == (3,), "impact and direction must have three components")
+        require(
+            impact.shape == (3,) and direction.shape == (3,),
+            "impact and direction must have three components",
+        )
         length = float(np.linalg.norm(direction))
         require(length > 0, "direction must not be zero")
         object.__setattr__(self, "_impact", impact)
@@ -144,7 +149,9 @@ class StraightFlyby(Passage):
 
     def vertical(self, va: VerticalActions, s: Array, n_max: int, R: float, phi: float) -> Array:
         """The time-integrated coefficients; with the kernel of an impulse they give f1 after the passage."""
-        require(not self.indirect, "the closed form takes the direct force; use the orbit integral for the tide")
+        require(
+            not self.indirect, "the closed form takes the direct force; use the orbit integral for the tide"
+        )
         out = np.zeros((len(s), 2 * n_max + 1), complex)
         z, _, g, w = va.torus(s, 256)
         Omega = va.frequency_of(s)[:, None]
@@ -209,7 +216,9 @@ class SatelliteOrbit(Passage):
         track = plain(positions, "kpc", "positions")
         require(self.times.ndim == 1 and len(self.times) >= 6, "times must be at least six, in one row")
         require(bool(np.all(np.diff(self.times) > 0)), "times must increase")
-        require(track.shape == (len(self.times), 3), f"positions must be (len(times), 3), but {track.shape} came")
+        require(
+            track.shape == (len(self.times), 3), f"positions must be (len(times), 3), but {track.shape} came"
+        )
         require(bool(np.isfinite(track).all()), "positions must be finite")
         self.body, self.indirect, self._history = body, indirect, mass_history
         self._track: Any = make_interp_spline(self.times, track, k=5)

@@ -9,10 +9,8 @@ import numpy as np
 
 from jostle.core.errors import require
 from jostle.disk.profiles import Gaussian, Growing, Impulse, Profile, Saturating
-from jostle.disk.units import Numbers, number, positive
+from jostle.disk.units import Array, Numbers, number, positive
 from jostle.disk.vertical import VerticalActions
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)

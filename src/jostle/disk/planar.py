@@ -11,10 +11,8 @@ from jostle.core.errors import optional, require
 from jostle.disk.adapters import as_potential
 from jostle.disk.distributions import PseudoIsothermal
 from jostle.disk.potentials import Potential
-from jostle.disk.units import Numbers, angle, plain
+from jostle.disk.units import Array, Numbers, angle, plain
 from jostle.disk.vertical import VerticalActions
-
-Array = np.ndarray
 
 
 @dataclass(frozen=True)
@@ -61,7 +59,11 @@ class EpicyclicActions:
         omega, kappa, _ = self.potential.frequencies(grid)
         L = omega * grid**2
         require(bool(np.all(np.diff(L) > 0)), "the circular angular momentum must grow with R")
-        self._guide, self._omega, self._kappa = (CubicSpline(L, grid), CubicSpline(grid, omega), CubicSpline(grid, kappa))
+        self._guide, self._omega, self._kappa = (
+            CubicSpline(L, grid),
+            CubicSpline(grid, omega),
+            CubicSpline(grid, kappa),
+        )
         self._z_max = z_max
 
     @cached_property

@@ -8,9 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from jostle.core.errors import require
-from jostle.disk.units import G, Numbers, plain, positive
-
-Array = np.ndarray
+from jostle.disk.units import Array, G, Numbers, plain, positive
 
 
 class Potential(ABC):
@@ -57,7 +55,9 @@ class Potential(ABC):
         h = 2e-3 * R
         near, far = (self.gradient(R + k * h, zero)[0] - self.gradient(R - k * h, zero)[0] for k in (1, 2))
         kappa2 = (8 * near - far) / (12 * h) + 3 * omega2
-        require(bool(np.all(omega2 > 0) and np.all(kappa2 > 0)), "the potential has no stable circular orbit at R")
+        require(
+            bool(np.all(omega2 > 0) and np.all(kappa2 > 0)), "the potential has no stable circular orbit at R"
+        )
         return np.sqrt(omega2), np.sqrt(kappa2), np.sqrt(2 * self.lift(R, zero))
 
     def __call__(self, R: Numbers, z: Numbers) -> Array:
@@ -206,7 +206,9 @@ class NFW(Potential):
     def value(self, R: Array, z: Array) -> Array:
         r = np.sqrt(R * R + z * z)
         x = r / self.r_s
-        return -self._amplitude / self.r_s * np.where(x < 1e-8, 1 - x / 2, np.log1p(x) / np.maximum(x, 1e-300))
+        return (
+            -self._amplitude / self.r_s * np.where(x < 1e-8, 1 - x / 2, np.log1p(x) / np.maximum(x, 1e-300))
+        )
 
     def gradient(self, R: Array, z: Array) -> tuple[Array, Array]:
         pull, _ = self.pull(R * R, z)

@@ -6,9 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import wofz
 
-from jostle.disk.units import positive
-
-Array = np.ndarray
+from jostle.disk.units import Array, positive
 
 
 class Profile(ABC):

@@ -12,9 +12,8 @@ from jostle.core.errors import JostleError, require
 from jostle.disk.diffusion import GMCDiffusion
 from jostle.disk.distributions import as_disk
 from jostle.disk.perturbers import Perturbation
-from jostle.disk.units import GYR, Numbers, angle, number, plain
+from jostle.disk.units import GYR, Array, Numbers, angle, number, plain
 
-Array = np.ndarray
 WARN, REFUSE = 0.1, 0.3
 
 
@@ -73,9 +72,12 @@ class LinearResponse:
         force: bool = False,
     ) -> None:
         self.disk = as_disk(disk)
-        require(isinstance(perturbation, Perturbation), f"perturbation must be one, but {perturbation!r} came")
         require(
-            not (perturbation.planar and self.disk.slab), "a slab has no plane; bars and arms need a galactic disk"
+            isinstance(perturbation, Perturbation), f"perturbation must be one, but {perturbation!r} came"
+        )
+        require(
+            not (perturbation.planar and self.disk.slab),
+            "a slab has no plane; bars and arms need a galactic disk",
         )
         require(n_max >= 1 and l_max >= 0 and tol >= 0, "n_max must be >= 1, l_max and tol >= 0")
         self.perturbation, self.diffusion = perturbation, diffusion
@@ -235,7 +237,9 @@ class LinearResponse:
     def _epicycle(self, R: float, I_R: float) -> tuple[float, float]:
         omega, kappa, _ = (float(f) for f in self.disk.potential.frequencies(R))
         X = np.sqrt(2 * I_R / kappa) if kappa else 0.0
-        return self.perturbation.k_R * X, (2 * self.perturbation.m * omega * X / (kappa * R) if kappa else 0.0)
+        return self.perturbation.k_R * X, (
+            2 * self.perturbation.m * omega * X / (kappa * R) if kappa else 0.0
+        )
 
     def _term(self, s: Array, t: float, R: float, phi: float, I_R: float, l: int, factor: complex) -> Array:
         """i (k . dlnf0/dI) psi_n J_l ... K S for all n at one l and I_R."""
@@ -269,7 +273,9 @@ class LinearResponse:
         if key not in self._psi:
             table = self.perturbation.vertical(va, va.s, self.n_max, R, phi)
             columns = table[:, self._n + self.n_max]
-            self._psi[key] = make_interp_spline(va.s, np.concatenate([columns.real, columns.imag], axis=1), k=5)
+            self._psi[key] = make_interp_spline(
+                va.s, np.concatenate([columns.real, columns.imag], axis=1), k=5
+            )
         both = self._psi[key](s)
         return both[:, : len(self._n)] + 1j * both[:, len(self._n) :]
 

@@ -2,9 +2,7 @@
 
 import numpy as np
 
-from jostle.disk.units import Numbers, plain, positive
-
-Array = np.ndarray
+from jostle.disk.units import Array, Numbers, plain, positive
 
 
 def lateral_wave(

@@ -10,10 +10,9 @@ from jostle.disk.adapters import as_potential
 from jostle.disk.planar import EpicyclicActions
 from jostle.disk.potentials import milky_way
 from jostle.disk.response import REFUSE
-from jostle.disk.units import GYR, Numbers, number, plain
+from jostle.disk.units import GYR, Array, Numbers, number, plain
 from jostle.disk.vertical import VerticalActions
 
-Array = np.ndarray
 _BINS = 4096
 
 
@@ -115,11 +114,15 @@ class PhaseSpiral:
         norm = float((q * q).sum())
         waves = [q * np.exp(1j * n * w) for n in (1, 2)]
         sums = [_binned(cells, wave) for wave in waves]
-        powers = np.stack([np.abs(_transform(s, n, centres, times)) ** 2 / norm for n, s in zip((1, 2), sums, strict=True)])
+        powers = np.stack(
+            [np.abs(_transform(s, n, centres, times)) ** 2 / norm for n, s in zip((1, 2), sums, strict=True)]
+        )
         # The first winding sheet also holds any lopsidedness of the sample; a spiral has wound at least once.
         young = 2 * np.pi / (4 * Omega.std())
         usable = times > young
-        require(bool(usable.any()), f"t_max must exceed {young / GYR:.2g} Gyr, before which nothing has wound up")
+        require(
+            bool(usable.any()), f"t_max must exceed {young / GYR:.2g} Gyr, before which nothing has wound up"
+        )
         best = [int(np.argmax(np.where(usable, p, -1.0))) for p in powers]
         n = 1 if powers[0, best[0]] >= powers[1, best[1]] else 2
         peak = best[n - 1]
@@ -131,7 +134,8 @@ class PhaseSpiral:
                 f"no significant spiral in {height.size} stars: a peak like this has a chance of {alarm:.2g} in noise",
             )
             require(
-                times[peak] < longest - 2 * (times[1] - times[0]), f"the power still grows at t_max = {longest / GYR:.3g} Gyr"
+                times[peak] < longest - 2 * (times[1] - times[0]),
+                f"the power still grows at t_max = {longest / GYR:.3g} Gyr",
             )
         # With f1/f0 = c sqrt(E) cos(...) the sum is c/2 sum(share E): hence c, and rms f1/f0 = c sqrt(<E>/2).
         sum_E = float((share * energy).sum())
@@ -166,7 +170,9 @@ class PhaseSpiral:
         )
 
     @classmethod
-    def by_radius(cls, z: Numbers, vz: Numbers, R: Numbers, edges: Numbers, **options: Any) -> "list[PhaseSpiral]":
+    def by_radius(
+        cls, z: Numbers, vz: Numbers, R: Numbers, edges: Numbers, **options: Any
+    ) -> "list[PhaseSpiral]":
         """Fit stars in bins of (guiding) radius, leaving out the bins where nothing significant is seen."""
         height, speed, radius = plain(z, "kpc", "z"), plain(vz, "km/s", "vz"), plain(R, "kpc", "R")
         bounds = plain(edges, "kpc", "edges")

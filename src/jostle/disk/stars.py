@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 
 from jostle.core.errors import JostleError, optional, require
-from jostle.disk.units import Numbers, number, plain
+from jostle.disk.units import Array, Numbers, number, plain
 
-Array = np.ndarray
 _CYLINDRICAL = {"R": "kpc", "phi": "rad", "z": "kpc", "vR": "km/s", "vphi": "km/s", "vz": "km/s"}
 _GAIA = {"ra": "deg", "dec": "deg", "pmra": "mas/yr", "pmdec": "mas/yr", "radial_velocity": "km/s"}
 
@@ -83,7 +82,9 @@ def read_stars(
         arrays = {k: arrays[k] if k in arrays else np.full(len(arrays["z"]), fill[k]) for k in _CYLINDRICAL}
         good = np.all([np.isfinite(a) for a in arrays.values()], axis=0)
         if good.any() and np.abs(arrays["phi"][good]).max() > 2 * np.pi + 1e-9:
-            raise JostleError(f"{path}: phi must be in radians, but {np.abs(arrays['phi'][good]).max():g} came")
+            raise JostleError(
+                f"{path}: phi must be in radians, but {np.abs(arrays['phi'][good]).max():g} came"
+            )
         return _finish(arrays, good, {"not finite": int((~good).sum())}, path)
     missing = sorted(set(_GAIA) - names)
     near = {"parallax", "distance"} & names
@@ -101,7 +102,9 @@ def read_stars(
     return _finish(arrays, positive, dropped, path)
 
 
-def _galactocentric(raw: dict[str, Array], distance: Array, good: Array, R0: float, z_sun: float, v_sun: Array) -> Any:
+def _galactocentric(
+    raw: dict[str, Array], distance: Array, good: Array, R0: float, z_sun: float, v_sun: Array
+) -> Any:
     units, coordinates = optional("astropy.units", "disk"), optional("astropy.coordinates", "disk")
     value = {k: np.where(good, a, 0.0) for k, a in raw.items()}
     sky = coordinates.SkyCoord(

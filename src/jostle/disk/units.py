@@ -1,6 +1,6 @@
 """Units: plain numbers are in kpc, km/s and solar masses; astropy Quantities are converted at the door."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -12,6 +12,11 @@ G = 4.30091727e-6
 GYR = 1.0 / 0.9777922216807893
 #: One megayear in the time unit kpc/(km/s).
 MYR = GYR / 1000.0
+
+if TYPE_CHECKING:
+    Array = np.ndarray
+else:  # numpy hands back its scalars for 0-dimensional arrays
+    Array = np.ndarray | np.generic | float | complex
 
 #: What every public door takes: a number, a list, an array, or an astropy Quantity of these.
 Numbers = Any

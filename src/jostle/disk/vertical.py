@@ -11,9 +11,8 @@ from scipy.ndimage import map_coordinates, spline_filter
 from jostle.core.errors import require
 from jostle.disk.adapters import as_potential
 from jostle.disk.potentials import IsothermalSlab, Potential
-from jostle.disk.units import Numbers, plain, positive
+from jostle.disk.units import Array, Numbers, plain, positive
 
-Array = np.ndarray
 _PAD = 24  # nodes beyond the end: a quintic spline forgets its boundary by a factor 0.43 a node
 
 
@@ -133,12 +132,15 @@ class VerticalActions:
         J, w = np.broadcast_arrays(plain(J, "kpc km/s", "J"), plain(w, "rad", "w"))
         top = float(self.J_grid[-1])
         require(
-            bool(np.all((J >= 0) & (J <= top))), f"J must be within 0 and {top:.6g} kpc km/s, where the table ends"
+            bool(np.all((J >= 0) & (top >= J))),
+            f"J must be within 0 and {top:.6g} kpc km/s, where the table ends",
         )
         s = self.radius_of(J)
         theta = w % (2 * np.pi)
         for _ in range(6):  # Newton; dw/dtheta is known and never small
-            error = (self.angle(s, np.arctan2(np.sin(theta), np.cos(theta))) - w + np.pi) % (2 * np.pi) - np.pi
+            error = (self.angle(s, np.arctan2(np.sin(theta), np.cos(theta))) - w + np.pi) % (
+                2 * np.pi
+            ) - np.pi
             theta = theta - error / (self._Omega_table(s) / np.sqrt(2) * self._P(np.abs(s * np.sin(theta))))
         y = s * np.sin(theta)
         return y * self._height(np.abs(y)), np.sqrt(2) * s * np.cos(theta)
@@ -239,7 +241,10 @@ class VerticalActions:
         far = self.z_max
         while float(self.rise(np.asarray(far))) < y[-1]:
             far *= 1.2
-            require(far < 50 * self.z_max, "the potential does not rise enough beyond z_max; choose a smaller z_max")
+            require(
+                far < 50 * self.z_max,
+                "the potential does not rise enough beyond z_max; choose a smaller z_max",
+            )
         coarse = far * np.linspace(0, 1, 512) ** 1.5
         z = np.interp(y, self.rise(coarse), coarse)
         for _ in range(8):
