@@ -41,14 +41,14 @@ def box(count=200, reach=2.5, seed=0):
 @pytest.mark.parametrize("t", [12.6, 50.3])
 def test_uniform_kick_is_the_velocity_at_the_kick(t):
     z, v = box()
-    response = LinearResponse(SLAB, Kick(dv=0.01), n_max=31, tol=0)
+    response = LinearResponse(SLAB, Kick(dv=0.01), n_max=31, tol=0.0)
     va = response.disk.vertical(8.0)
     J, Omega, w = va(z, v)
     exact = 0.01 * va.inverse(J, w - Omega * t)[1]
     assert np.abs(response(z, v, t) - exact).max() < 5e-6 * np.abs(exact).max()
     # With fifteen modes the same holds up to E = 3; in the box's corners (E = 6.7) it cannot.
     low = va.energy(z, v) < 3
-    fifteen = LinearResponse(SLAB, Kick(dv=0.01), n_max=15, tol=0)(z[low], v[low], t)
+    fifteen = LinearResponse(SLAB, Kick(dv=0.01), n_max=15, tol=0.0)(z[low], v[low], t)
     assert np.abs(fifteen - exact[low]).max() < 5e-6 * np.abs(exact).max()
 
 
@@ -58,7 +58,7 @@ def test_uniform_kick_is_the_velocity_at_the_kick(t):
 def test_pulses_against_the_orbit_integral(shape, omega0, t):
     z, v = box(100, 1.3)
     pulse = GaussianPulse(shape, omega0)
-    modes = LinearResponse(SLAB, pulse, n_max=24, tol=0)(z, v, t)
+    modes = LinearResponse(SLAB, pulse, n_max=24, tol=0.0)(z, v, t)
     orbits = orbit_integral(SLAB, pulse, z, v, t, step=0.02).f1
     assert np.abs(modes - orbits).max() < 1e-6 * np.abs(orbits).max()
 
@@ -72,7 +72,7 @@ def test_slow_pulse_is_finite():
 def test_flyby_against_the_orbit_integral():
     z, v = box(40, 1.3)
     fly = StraightFlyby(0.1 / G, 3.0, (3.0, 0.0, 0.0), direction=(0.3, 0.2, 1.0))
-    modes = LinearResponse(SLAB, fly, n_max=16, tol=0)(z, v, 400 / 3, R=1.0, phi=0.4)
+    modes = LinearResponse(SLAB, fly, n_max=16, tol=0.0)(z, v, 400 / 3, R=1.0, phi=0.4)
     orbits = orbit_integral(SLAB, fly, z, v, 400 / 3, R=1.0, phi=0.4, begin=-400 / 3, step=0.05).f1
     assert np.abs(modes - orbits).max() < 5e-4 * np.abs(orbits).max()
 
@@ -91,7 +91,7 @@ def test_linearity_error_has_slope_one(t):
 
 
 def test_orbit_average_and_phase_mixing():
-    response = LinearResponse(SLAB, GaussianPulse(even_shape(0.01), 1.0), n_max=8, tol=0)
+    response = LinearResponse(SLAB, GaussianPulse(even_shape(0.01), 1.0), n_max=8, tol=0.0)
     w = np.linspace(0, 2 * np.pi, 64, endpoint=False)
     z, v = response.disk.vertical(8.0).inverse(np.full(64, 0.7), w)
     assert abs(response(z, v, 9.0).mean()) < 1e-12
@@ -102,9 +102,9 @@ def test_suppression_of_slow_pulses():
     table = {
         0.2: (1.0e-4, 1.2e-16),
         0.5: (0.231, 2.8e-3),
-        1: (0.693, 0.231),
-        2: (0.912, 0.693),
-        5: (0.985, 0.943),
+        1.0: (0.693, 0.231),
+        2.0: (0.912, 0.693),
+        5.0: (0.985, 0.943),
     }
     va = LinearResponse(SLAB, Kick(dv=0.01)).disk.vertical(8.0)
     Omega = float(va.frequency(1.0))
@@ -129,14 +129,14 @@ def test_resonance_grows_linearly():
     assert np.allclose(Growing(0.5).kernel(np.array(2.0), 1.0), np.exp(0.5) / (0.5 + 2j))
 
 
-def arms_on_a_torus(n_max, l_max):
+def arms_on_a_torus(n_max, l_max, J=3.0):
     disk = PseudoIsothermal()
     arms = SpiralArms(100.0, -1.2, 1.5, 25.0, alpha_odd=0.7, profile=Gaussian(20.0))
-    response = LinearResponse(disk, arms, n_max=n_max, l_max=l_max, tol=0)
+    response = LinearResponse(disk, arms, n_max=n_max, l_max=l_max, tol=0.0)
     R, t = 8.0, 0.07
     omega, kappa, _ = (float(f) for f in disk.potential.frequencies(R))
     X = 1.5
-    I_R, J = kappa * X * X / 2, 10.0
+    I_R = kappa * X * X / 2
     rng = np.random.default_rng(3)
     w = tuple(rng.uniform(0, 2 * np.pi, (3, 6)))
     f1 = response.torus(J, I_R, w, t, R)
@@ -145,7 +145,7 @@ def arms_on_a_torus(n_max, l_max):
     s = va.radius_of(np.array([J]))
     gz = float(disk.vertical_gradient(R, s)[0])
     gR, gL = disk.planar_gradient(R, s, I_R)
-    x, weights = np.polynomial.legendre.leggauss(160)
+    x, weights = np.polynomial.legendre.leggauss(240)
     low, high = -0.32, t
     lag = 2 * omega * X / (kappa * R)
     total = np.zeros(6)
@@ -162,7 +162,8 @@ def arms_on_a_torus(n_max, l_max):
 
 
 def test_spiral_arms_on_a_torus_against_quadrature():
-    assert arms_on_a_torus(12, 12) < 1e-9
+    assert arms_on_a_torus(24, 16) < 1e-12
+    assert arms_on_a_torus(12, 12) < 1e-8
     assert arms_on_a_torus(6, 6) < 1e-3
 
 
@@ -184,15 +185,15 @@ def test_bessel_coefficient_against_fft():
 def test_linear_in_mass_and_mirror_symmetric():
     z, v = box(20, 1.0)
     one, ten = (
-        LinearResponse(SLAB, StraightFlyby(m / G, 3.0, (3.0, 0.0, 0.0), softening=0.1), n_max=4, tol=0)(
+        LinearResponse(SLAB, StraightFlyby(m / G, 3.0, (3.0, 0.0, 0.0), softening=0.1), n_max=4, tol=0.0)(
             z, v, 30.0, R=1.0
         )
         for m in (0.01, 0.1)
     )
     assert np.allclose(10 * one, ten, rtol=1e-12)
-    bend = LinearResponse(SLAB, Kick(dv=0.01), tol=0)
+    bend = LinearResponse(SLAB, Kick(dv=0.01), tol=0.0)
     assert np.allclose(bend(z, v, 9.0), -bend(-z, -v, 9.0), atol=1e-12)
-    breathe = LinearResponse(SLAB, GaussianPulse(even_shape(0.01), 1.0), tol=0)
+    breathe = LinearResponse(SLAB, GaussianPulse(even_shape(0.01), 1.0), tol=0.0)
     assert np.allclose(breathe(z, v, 9.0), breathe(-z, -v, 9.0), atol=1e-12)
 
 

@@ -32,7 +32,7 @@ class GMCDiffusion:
     0.705
     """
 
-    T_disc: float = 10 * GYR
+    T_disc: Numbers = 10 * GYR
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "T_disc", positive(self.T_disc, "kpc s/km", "T_disc"))

@@ -141,13 +141,18 @@ class PseudoIsothermal:
 
     def energy_slope(self, R: float, s: Array) -> Array:
         """dE_z/dR at fixed I_z: the torus average of d[Phi(R, z) - Phi(R, 0)]/dR."""
+        if len(s) <= 16:
+            return self._direct_slope(R, s)
         if R not in self._slopes:
-            grid = self.vertical(R).s[::4]
-            z, _, g, _ = self.vertical(R).torus(grid, 128)
-            radius = np.full_like(z, R)
-            change = self.potential.gradient(radius, z)[0] - self.potential.gradient(radius, 0 * z)[0]
-            self._slopes[R] = make_interp_spline(grid, (change * g).mean(axis=1), k=5)
+            grid = self.vertical(R).s[::2]
+            self._slopes[R] = make_interp_spline(grid, self._direct_slope(R, grid), k=5)
         return self._slopes[R](s)
+
+    def _direct_slope(self, R: float, s: Array) -> Array:
+        z, _, g, _ = self.vertical(R).torus(s, 256)
+        radius = np.full_like(z, R)
+        change = self.potential.gradient(radius, z)[0] - self.potential.gradient(radius, 0 * z)[0]
+        return (change * g).mean(axis=1)
 
     def epicycles(self, R: float, count: int) -> tuple[Array, Array]:
         """Gauss-Laguerre nodes I_R (kpc km/s) and weights of exp(-kappa I_R / sigma_R^2)."""

@@ -1,5 +1,6 @@
 """Which satellites of the Milky Way shake the disk: their passages and the response to each."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -140,7 +141,10 @@ def milky_way_satellites(
         # Orbits start today, so that each half begins with t = 0 even if the grid does not hold it.
         start = np.concatenate([[0.0], side[side != 0]])
         run = picked()
-        run.integrate(start * units.Gyr, potential, method="dop853_c")
+        with warnings.catch_warnings():
+            # galpy announces through warnings that it uses its C code.
+            warnings.simplefilter("ignore")
+            run.integrate(start * units.Gyr, potential, method="dop853_c")
         tracks.append((start, _phase(run, start, units)))
     (back, past), (ahead, future) = tracks
     clock = np.concatenate([back[:0:-1], ahead]) * GYR

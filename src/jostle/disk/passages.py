@@ -29,8 +29,8 @@ class Body:
     4300.917
     """
 
-    mass: float
-    scale: float
+    mass: Numbers
+    scale: Numbers
     kind: Kind = "plummer"
 
     def __post_init__(self) -> None:
@@ -114,11 +114,11 @@ class StraightFlyby(Passage):
     array([15. ,  0. ,  2.7])
     """
 
-    mass: float
-    speed: float
-    impact: tuple[float, float, float]
-    direction: tuple[float, float, float] = (0.0, 0.0, 1.0)
-    softening: float = 0.0
+    mass: Numbers
+    speed: Numbers
+    impact: Numbers
+    direction: Numbers = (0.0, 0.0, 1.0)
+    softening: Numbers = 0.0
     indirect: bool = False
     body: Body = field(init=False)
     local: bool = field(default=True, init=False)

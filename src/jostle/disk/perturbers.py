@@ -141,8 +141,8 @@ class Kick(Perturbation):
     (array(0.1), array(7.))
     """
 
-    dv: float = 0.0
-    dz: float = 0.0
+    dv: Numbers = 0.0
+    dz: Numbers = 0.0
     profile: Profile = field(default_factory=Impulse, init=False)
 
     def __post_init__(self) -> None:

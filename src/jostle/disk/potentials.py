@@ -82,9 +82,9 @@ class IsothermalSlab(Potential):
     1.414214
     """
 
-    h_z: float = 1.0
-    sigma_z: float = 1.0
-    sigma: float | None = None
+    h_z: Numbers = 1.0
+    sigma_z: Numbers = 1.0
+    sigma: Numbers = None
 
     def __post_init__(self) -> None:
         for name, unit in (("h_z", "kpc"), ("sigma_z", "km/s")):
@@ -144,9 +144,9 @@ class MiyamotoNagai(Potential):
     -33653
     """
 
-    M: float = 6.8e10
-    a: float = 3.0
-    b: float = 0.28
+    M: Numbers = 6.8e10
+    a: Numbers = 3.0
+    b: Numbers = 0.28
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "M", _mass(self.M))
@@ -185,9 +185,9 @@ class NFW(Potential):
     -65829
     """
 
-    M: float = 0.8e12
-    c: float = 15.3
-    r_vir: float = 245.0
+    M: Numbers = 0.8e12
+    c: Numbers = 15.3
+    r_vir: Numbers = 245.0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "M", _mass(self.M))
@@ -284,7 +284,7 @@ def milky_way(halo: bool = True) -> Potential:
 
 def _mass(value: Numbers) -> float:
     mass = float(plain(value, "Msun", "M"))
-    require(mass >= 0 and np.isfinite(mass), f"M must be a mass >= 0, but {value!r} came")
+    require(bool(mass >= 0 and np.isfinite(mass)), f"M must be a mass >= 0, but {value!r} came")
     return mass
 
 

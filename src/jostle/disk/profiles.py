@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import wofz
 
-from jostle.disk.units import Array, positive
+from jostle.disk.units import Array, Numbers, positive
 
 
 class Profile(ABC):
@@ -77,7 +77,7 @@ class Gaussian(Profile):
     True
     """
 
-    omega0: float
+    omega0: Numbers
     unit_area: bool = True
 
     def __post_init__(self) -> None:
@@ -111,7 +111,7 @@ class Growing(Profile):
     **Arguments:** `gamma`: growth rate (km/s/kpc).
     """
 
-    gamma: float
+    gamma: Numbers
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "gamma", positive(self.gamma, "km/(s kpc)", "gamma"))

@@ -134,7 +134,7 @@ class PhaseSpiral:
                 f"no significant spiral in {height.size} stars: a peak like this has a chance of {alarm:.2g} in noise",
             )
             require(
-                times[peak] < longest - 2 * (times[1] - times[0]),
+                bool(times[peak] < longest - 2 * (times[1] - times[0])),
                 f"the power still grows at t_max = {longest / GYR:.3g} Gyr",
             )
         # With f1/f0 = c sqrt(E) cos(...) the sum is c/2 sum(share E): hence c, and rms f1/f0 = c sqrt(<E>/2).
