@@ -51,7 +51,12 @@ class Spiral:
         m = self.map
         with whole(path) as draft, draft.open("wb") as handle:
             np.savez(
-                handle, z_kpc=m.z, vz_kms=m.vz, f1_over_f0=m.values, time_myr=m.t / MYR, labels=np.array(m.labels)
+                handle,
+                z_kpc=m.z,
+                vz_kms=m.vz,
+                f1_over_f0=m.values,
+                time_myr=m.t / MYR,
+                labels=np.array(m.labels),
             )
 
 
@@ -122,14 +127,25 @@ def satellite_map(
     circular = float(disk.potential.frequencies(R)[0]) * R
     # One galactic dynamical time before the crossing the satellite is still far away.
     begin = max(struck - 0.4 * GYR, float(sat.times[0]))
-    answer = orbit_integral(disk, sat, Z, V, now, R=R, phi=phi, vR=0.0, vphi=circular, begin=begin, step=0.006)
-    values = answer.f1 - answer.f1.mean()  # the share that is the same for all stars of the place is no spiral
+    answer = orbit_integral(
+        disk, sat, Z, V, now, R=R, phi=phi, vR=0.0, vphi=circular, begin=begin, step=0.006
+    )
+    values = (
+        answer.f1 - answer.f1.mean()
+    )  # the share that is the same for all stars of the place is no spiral
     strength = float(np.sqrt((values**2).mean()))
-    labels = (*answer.labels, "stars on circular orbits", "mean over the map removed", f"M = {mass:.3g} M_sun")
+    labels = (
+        *answer.labels,
+        "stars on circular orbits",
+        "mean over the map removed",
+        f"M = {mass:.3g} M_sun",
+    )
     return SpiralMap(z, v, values, R, phi, 0.0, t, strength, labels)
 
 
-def satellites(names: tuple[str, ...] = (), since: float = -2.0, until: float = 0.5, radius: float = 8.0) -> dict:
+def satellites(
+    names: tuple[str, ...] = (), since: float = -2.0, until: float = 0.5, radius: float = 8.0
+) -> dict:
     """Satellites of the Milky Way, ranked by the response their passages leave near the Sun.
 
     **Arguments:** `names`: of satellites; nine well-known ones if empty. `since`, `until`: Gyr, 0 is today.

@@ -76,7 +76,9 @@ class VerticalActions:
         self.z_max = positive(z_max, "kpc", "z_max")
         require(nodes >= 64, f"nodes must be at least 64, but {nodes} came")
         self.s_max = float(self.rise(np.asarray(self.z_max)))
-        require(bool(np.isfinite(self.s_max) and self.s_max > 0), "the potential must rise away from the plane")
+        require(
+            bool(np.isfinite(self.s_max) and self.s_max > 0), "the potential must rise away from the plane"
+        )
         step = self.s_max / (nodes - 1)
         self._s = step * np.arange(nodes + _PAD)
         self._height_tables(step)
