@@ -7,10 +7,10 @@ import numpy as np
 from jostle.lab.style import COLOURS, DIVERGING, WIDTH, house_style
 
 
-def spiral_maps(maps: list[tuple[str, Any]], columns: int) -> Any:
+def spiral_maps(maps: list[tuple[str, Any]], columns: int, rows_are: tuple[str, ...] = ()) -> Any:
     """Maps of f1 / f0 in (z, v_z), one colour scale for all.
 
-    **Arguments:** `maps`: (title, {"z", "vz", "values"}) each. `columns`: a row.
+    **Arguments:** `maps`: (title, {"z", "vz", "values"}) each. `columns`: a row. `rows_are`: names of the rows.
     """
     import matplotlib.pyplot as plt
 
@@ -28,8 +28,8 @@ def spiral_maps(maps: list[tuple[str, Any]], columns: int) -> Any:
             axis.grid(False)
         for axis in axes[-1]:
             axis.set_xlabel("$z$ (kpc)")
-        for axis in axes[:, 0]:
-            axis.set_ylabel("$v_z$ (km/s)")
+        for k, axis in enumerate(axes[:, 0]):
+            axis.set_ylabel(f"{rows_are[k]}\n$v_z$ (km/s)" if rows_are else "$v_z$ (km/s)")
         figure.colorbar(image, ax=axes, label="$f_1/f_0$", shrink=0.9)
     return figure
 

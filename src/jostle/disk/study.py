@@ -49,10 +49,12 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         ("halo + clouds", True, True),
     ):
         kept = run.stage(f"passage {title}", lambda _, h=halo, c=clouds: _maps(config, fly, h, c))
-        rows += [(f"{title}, {t:g} Myr", m) for t, m in zip(config.times_myr, kept, strict=True)]
+        rows += [(f"{t:g} Myr", m) for t, m in zip(config.times_myr, kept, strict=True)]
     run.figure(
         "passage",
-        figures.spiral_maps([(t, _arrays(m)) for t, m in rows], len(config.times_myr)),
+        figures.spiral_maps(
+            [(t, _arrays(m)) for t, m in rows], len(config.times_myr), ("halo", "no halo", "halo, clouds")
+        ),
         "Response at R = 8 kpc to a 1e9 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "
         "self-gravity, rigid halo, direct forces; stars held at their place during the passage.",
     )
@@ -86,7 +88,6 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             [("with halo", wind["R"], wind["halo"]), ("without halo", wind["R"], wind["bare"])],
             "R (kpc)",
             "turns per Gyr",
-            "y",
         ),
         "Turns per Gyr between stars that rise to 0.3 and to 1 kpc: slower in the outer disk and with a halo.",
     )
