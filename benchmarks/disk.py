@@ -90,7 +90,7 @@ def main() -> None:
                 lambda s=step, a=args, k=star, b=begin: orbit_integral(*a, **k, begin=b, step=s), count
             )
             print(
-                f"orbit integral, {count} stars, 0.5 Gyr, step {answer.step:.4f}: {micro:.1f} us/star, error {error:.1e}"
+                f"orbit integral, {count} stars, 0.5 Gyr, step {answer.step:.4f}: {micro:.1f} us/star, error {error:.1e}"  # noqa: E501
             )
     n = 300
     flat = np.stack(

@@ -27,12 +27,15 @@ from jostle.disk.slab import lateral_gaussian, lateral_wave
 from jostle.disk.spiral import PhaseSpiral
 from jostle.disk.stars import Stars, read_stars
 from jostle.disk.units import GYR, MYR, G
-from jostle.disk.vertical import VerticalActions
 from jostle.disk.verbs import Spiral, date, satellite_map, satellites, spiral
+from jostle.disk.vertical import VerticalActions
 
 VERBS = (spiral, satellites, date)
 
 __all__ = [
+    "GYR",
+    "MYR",
+    "NFW",
     "VERBS",
     "Actions",
     "Bar",
@@ -43,7 +46,6 @@ __all__ = [
     "FunctionPotential",
     "G",
     "GMCDiffusion",
-    "GYR",
     "Gaussian",
     "GaussianPulse",
     "Growing",
@@ -53,9 +55,7 @@ __all__ = [
     "Kick",
     "LinearResponse",
     "LinearityWarning",
-    "MYR",
     "MiyamotoNagai",
-    "NFW",
     "OrbitResponse",
     "PhaseSpiral",
     "Potential",

@@ -22,8 +22,10 @@ class PseudoIsothermal:
     quadrature, so that f0 over all actions and angles is 2 pi int Sigma R dR.
 
     **Arguments:** `potential`: of this room, galpy or gala, or a function Phi(R, z); our Milky Way if `None`.
-    `sigma_z`, `sigma_R`: dispersions at `R_sun` (km/s). `Sigma`: surface density at `R_sun` (M_sun/kpc^2). `h_R`,
-    `h_sigma`: scale lengths (kpc); `h_sigma` is `h_R` if `None`. `z_max`: reach of the vertical tables (kpc). The
+    `sigma_z`, `sigma_R`: dispersions at `R_sun` (km/s). `Sigma`: surface density at `R_sun` (M_sun/kpc^2).
+    `h_R`,
+    `h_sigma`: scale lengths (kpc); `h_sigma` is `h_R` if `None`. `z_max`: reach of the vertical tables
+    (kpc). The
     defaults are this package's.
 
     >>> disk = PseudoIsothermal()

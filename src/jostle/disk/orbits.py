@@ -102,8 +102,10 @@ def orbit_integral(
     changes of the three actions. Without `vR` and `vphi` stars move vertically at a fixed place (exact for
     a slab); with them on full three-dimensional orbits, where I_z is taken adiabatic (E_z scaled by nu(R)).
 
-    **Arguments:** `disk`: as for [`LinearResponse`][jostle.disk.response.LinearResponse]. `perturbation`: any.
-    `z`, `vz`, `R`, `phi`, `vR`, `vphi`: stars at time `t` (kpc, km/s, rad). `begin`: start of the integral; the
+    **Arguments:** `disk`: as for [`LinearResponse`][jostle.disk.response.LinearResponse]. `perturbation`:
+    any.
+    `z`, `vz`, `R`, `phi`, `vR`, `vphi`: stars at time `t` (kpc, km/s, rad). `begin`: start of the integral;
+    the
     perturbation's own if `None`. `step`: of time (kpc s/km).
     **Returns:** the changes and f1 / f0.
 

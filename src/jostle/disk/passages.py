@@ -228,7 +228,7 @@ class SatelliteOrbit(Passage):
     def position(self, t: float) -> Array:
         if not self.times[0] - 1e-9 <= t <= self.times[-1] + 1e-9:
             raise JostleError(
-                f"the satellite's track covers {self.times[0]:.4g} to {self.times[-1]:.4g} kpc s/km, but {t:.4g} was asked"
+                f"the satellite's track covers {self.times[0]:.4g} to {self.times[-1]:.4g} kpc s/km, but {t:.4g} was asked"  # noqa: E501
             )
         return self._track(t)
 

@@ -34,7 +34,8 @@ class Actions:
 class EpicyclicActions:
     """Actions of near-circular orbits, radially epicyclic and vertically separable at the guiding radius.
 
-    R = R_c + X sin w_R, v_R = kappa X cos w_R, phi = w_phi + (2 Omega X / kappa R_c) cos w_R, I_R = kappa X^2 / 2,
+    R = R_c + X sin w_R, v_R = kappa X cos w_R, phi = w_phi + (2 Omega X / kappa R_c) cos w_R, I_R = kappa
+    X^2 / 2,
     so that w_R = 0 at R = R_c moving outwards. The vertical tables stand on `radii` guiding radii; between
     them actions are interpolated cubically (relative error near 1e-5 for 48 radii over 4-20 kpc).
 
@@ -91,7 +92,7 @@ class EpicyclicActions:
         inside = np.isfinite(R_c)
         require(
             bool(inside.all()),
-            f"{int((~inside).sum())} of {inside.size} guiding radii lie outside {self.radii[0]:g}-{self.radii[-1]:g} kpc",
+            f"{int((~inside).sum())} of {inside.size} guiding radii lie outside {self.radii[0]:g}-{self.radii[-1]:g} kpc",  # noqa: E501
         )
         omega, kappa = self._omega(R_c), self._kappa(R_c)
         out, side = r - R_c, u / kappa
@@ -126,7 +127,7 @@ class EpicyclicActions:
         return tuple(a.reshape(R_c.shape) for a in result)  # type: ignore[return-value]
 
     def place(self, actions: Actions) -> tuple[Array, Array, Array, Array, Array, Array]:
-        """(R, phi, z, vR, vphi, vz) of actions and angles at one guiding radius a star; to first order in X."""
+        """(R, phi, z, vR, vphi, vz) of actions and angles at one guiding radius a star; to first order in X."""  # noqa: E501
         X = np.sqrt(2 * actions.J_R / actions.Omega_R)
         R = actions.R_c + X * np.sin(actions.w_R)
         lag = 2 * actions.Omega_phi * X / (actions.Omega_R * actions.R_c)
@@ -210,7 +211,8 @@ class PlanarState:
         E_R = 0.5 * v_R**2 + 0.5 * (at[:, 1] * (R - guide)) ** 2
         E_z = 0.5 * vel[2] ** 2 + disk.potential.lift(R, place[2]) * place[2] ** 2
         E_z = E_z * at[:, 2] / np.exp(logs(R)[:, 2])
-        # ln f0 = ln(Omega Sigma / kappa sigma_R^2 N) - E_R / sigma_R^2 - E_z / sigma_z^2; N goes as sigma_z^2 / nu,
+        # ln f0 = ln(Omega Sigma / kappa sigma_R^2 N) - E_R / sigma_R^2 - E_z / sigma_z^2; N goes as
+        # sigma_z^2 / nu,
         # E_z at fixed action as nu, E_R as kappa.
         grow = 1 / disk.h_sigma
         front = steep[:, 0] - steep[:, 1] + steep[:, 2] - 1 / disk.h_R + 2 * grow

@@ -1,5 +1,6 @@
 """Measuring phase spirals: how many arms, how strong, and wound up for how long."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,8 @@ class PhaseSpiral:
     factor sqrt(E_z) matches a uniform kick).
 
     **Arguments:** `arms`: 1 (bending) or 2 (breathing). `time`, `time_error`: winding time and its bootstrap
-    standard error (kpc s/km). `amplitude`: rms of f1 / f0. `phase`: of the ridge at the start (rad). `power`: the
+    standard error (kpc s/km). `amplitude`: rms of f1 / f0. `phase`: of the ridge at the start (rad).
+    `power`: the
     peak of P_n. `false_alarm`: chance of such a peak in noise. `stars`: how many. `R`: median radius (kpc).
     `times`, `powers`: the curves P_1, P_2 of t. `labels`: what was assumed.
     """
@@ -73,12 +75,16 @@ class PhaseSpiral:
     ) -> "PhaseSpiral":
         """Fit the spiral of stars at one place.
 
-        **Arguments:** `z` (kpc), `vz` (km/s): stars. `R`: their (guiding) radii, or one for all (kpc). `weights`:
+        **Arguments:** `z` (kpc), `vz` (km/s): stars. `R`: their (guiding) radii, or one for all (kpc).
+        `weights`:
         of the stars, for selection. `potential`: any; our Milky Way if `None`. `t_max`: longest time searched
-        (kpc s/km). `generator`: of the bootstrap. `bootstraps`: how many. `points`: of the time grid; chosen fine
-        enough if `None`. `confidence`: the false-alarm chance above which nothing is claimed. `force`: answer in
+        (kpc s/km). `generator`: of the bootstrap. `bootstraps`: how many. `points`: of the time grid;
+        chosen fine
+        enough if `None`. `confidence`: the false-alarm chance above which nothing is claimed. `force`:
+        answer in
         spite of it, or beyond linear.
-        **Raises:** `JostleError` if there is no significant spiral, if it peaks at the end of the search, if the
+        **Raises:** `JostleError` if there is no significant spiral, if it peaks at the end of the search,
+        if the
         time grid is too coarse for the frequencies at hand, or if the response is beyond linear.
 
         >>> from jostle.disk import IsothermalSlab, Kick, TestParticles
@@ -104,7 +110,7 @@ class PhaseSpiral:
         count = need if points is None else points
         require(
             4 * count >= need,
-            f"the time grid has {count} points, too coarse for t_max = {longest / GYR:.3g} Gyr with these stars: "
+            f"the time grid has {count} points, too coarse for t_max = {longest / GYR:.3g} Gyr with these stars: "  # noqa: E501
             f"it needs at least {(need + 3) // 4}",
         )
         times = np.linspace(0, longest, max(count, 8))
@@ -131,7 +137,7 @@ class PhaseSpiral:
         if not force:
             require(
                 alarm < confidence,
-                f"no significant spiral in {height.size} stars: a peak like this has a chance of {alarm:.2g} in noise",
+                f"no significant spiral in {height.size} stars: a peak like this has a chance of {alarm:.2g} in noise",  # noqa: E501
             )
             require(
                 bool(times[peak] < longest - 2 * (times[1] - times[0])),
@@ -143,7 +149,7 @@ class PhaseSpiral:
         amplitude = c * np.sqrt(sum_E / share.sum() / 2)
         if amplitude > REFUSE and not force:
             raise JostleError(
-                f"the spiral is beyond linear: rms f1/f0 = {amplitude:.2g}, above {REFUSE}; a winding time means little"
+                f"the spiral is beyond linear: rms f1/f0 = {amplitude:.2g}, above {REFUSE}; a winding time means little"  # noqa: E501
             )
         found, phase = _refine(sums[n - 1], n, centres, times, peak)
         draw = generator or np.random.default_rng(0)
@@ -177,7 +183,7 @@ class PhaseSpiral:
         height, speed, radius = plain(z, "kpc", "z"), plain(vz, "km/s", "vz"), plain(R, "kpc", "R")
         bounds = plain(edges, "kpc", "edges")
         found = []
-        for low, high in zip(bounds[:-1], bounds[1:], strict=True):
+        for low, high in itertools.pairwise(bounds):
             pick = (radius >= low) & (radius < high)
             try:
                 found.append(cls.fit(height[pick], speed[pick], radius[pick], **options))

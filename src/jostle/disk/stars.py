@@ -17,7 +17,8 @@ _GAIA = {"ra": "deg", "dec": "deg", "pmra": "mas/yr", "pmdec": "mas/yr", "radial
 class Stars:
     """Stars in galactocentric cylinder coordinates: kpc, km/s, rad; the Sun is at phi = 0, vphi > 0 rotates.
 
-    **Arguments:** `R`, `phi`, `z`, `vR`, `vphi`, `vz`: one number a star. `dropped`: how many rows were left out,
+    **Arguments:** `R`, `phi`, `z`, `vR`, `vphi`, `vz`: one number a star. `dropped`: how many rows were
+    left out,
     by reason.
 
     >>> one = np.ones(1)
@@ -55,12 +56,16 @@ def read_stars(
 ) -> Stars:
     """Read stars from a `.csv`, `.fits` or `.parquet` file.
 
-    Two layouts are known: galactocentric columns R, phi, z, vR, vphi, vz (kpc, rad, km/s; R to vphi may miss if z
-    and vz are there, then R = R0, phi = 0, vphi = v_sun's), or Gaia's ra, dec (deg), parallax (mas) or distance
-    (kpc), pmra, pmdec (mas/yr), radial_velocity (km/s). Units written in the file win over these. Gaia columns go
+    Two layouts are known: galactocentric columns R, phi, z, vR, vphi, vz (kpc, rad, km/s; R to vphi may
+    miss if z
+    and vz are there, then R = R0, phi = 0, vphi = v_sun's), or Gaia's ra, dec (deg), parallax (mas) or
+    distance
+    (kpc), pmra, pmdec (mas/yr), radial_velocity (km/s). Units written in the file win over these. Gaia
+    columns go
     through astropy's Galactocentric frame; there the Sun is at x = -R0, here at phi = 0.
 
-    **Arguments:** `path`: the file. `R0`, `z_sun`: of the Sun (kpc). `v_sun`: its velocity towards the centre, in
+    **Arguments:** `path`: the file. `R0`, `z_sun`: of the Sun (kpc). `v_sun`: its velocity towards the
+    centre, in
     the direction of rotation and upwards (km/s).
     **Returns:** the stars, with the number of rows dropped (not finite, no positive parallax).
     **Raises:** `JostleError` if columns are missing, angles are not radians, or no row is left.

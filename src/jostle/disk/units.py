@@ -14,7 +14,7 @@ GYR = 1.0 / 0.9777922216807893
 MYR = GYR / 1000.0
 
 if TYPE_CHECKING:
-    Array = np.ndarray
+    Array = Any
 else:  # numpy hands back its scalars for 0-dimensional arrays
     Array = np.ndarray | np.generic | float | complex
 

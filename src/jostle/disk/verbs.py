@@ -74,9 +74,11 @@ def spiral(
 ) -> Spiral:
     """The phase spiral at a place, a while after the disk was struck.
 
-    **Arguments:** `potential`: the galaxy. `perturber`: an instant kick, a bending or breathing pulse, transient
+    **Arguments:** `potential`: the galaxy. `perturber`: an instant kick, a bending or breathing pulse,
+    transient
     two-armed spiral arms, or Sagittarius on its last orbit. `radius`: kpc. `time`: Myr after the blow; for
-    sagittarius, after its strongest passage of the past 2 Gyr. `phi`: azimuth from the Sun (rad). `kick`: km/s.
+    sagittarius, after its strongest passage of the past 2 Gyr. `phi`: azimuth from the Sun (rad). `kick`:
+    km/s.
     `duration`: tau_P of pulse and arms (Myr). `clouds`: scattering by giant molecular clouds (not for
     sagittarius). `mass`: of Sagittarius (M_sun). `points`: of the map, a side.
     **Raises:** `JostleError` if the map would be too coarse or the response beyond linear.
@@ -103,7 +105,7 @@ def spiral(
 def satellite_map(
     disk: PseudoIsothermal, name: str, mass: float, R: float, phi: float, t: float, points: int = 121
 ) -> SpiralMap:
-    """f1 / f0 by a satellite a time `t` after its strongest passage, for stars on circular orbits at (R, phi).
+    """f1 / f0 by a satellite a time `t` after its strongest passage, for stars on circular orbits at (R, phi).  # noqa: E501
 
     The orbit integral follows the stars around the galaxy, so that they stand at (R, phi) at the end.
 
@@ -176,9 +178,12 @@ def date(
 ) -> dict:
     """Measure arms and winding time of the phase spiral in a table of stars.
 
-    **Arguments:** `stars`: CSV, FITS or Parquet; see [`read_stars`][jostle.disk.stars.read_stars]. `radius`: one
-    radius for all (kpc). `per_star`: take each star's own guiding radius instead. `longest`: of the search (Myr).
-    `seed`: of the bootstrap. `points`: of the time grid. `force`: answer even where it is not significant or not
+    **Arguments:** `stars`: CSV, FITS or Parquet; see [`read_stars`][jostle.disk.stars.read_stars].
+    `radius`: one
+    radius for all (kpc). `per_star`: take each star's own guiding radius instead. `longest`: of the search
+    (Myr).
+    `seed`: of the bootstrap. `points`: of the time grid. `force`: answer even where it is not significant
+    or not
     linear.
     **Returns:** the measured figures.
     **Raises:** `JostleError` where the stars cannot tell.
