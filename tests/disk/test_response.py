@@ -178,7 +178,7 @@ def test_bessel_coefficient_against_fft():
     brute = np.fft.fft(wave) / 128
     from scipy.special import jv
 
-    for l in range(-6, 7):
+    for l in range(-6, 7):  # noqa: E741
         assert abs(jv(l, np.hypot(a, b)) * np.exp(1j * l * np.arctan2(b, a)) - brute[l]) < 1e-12
 
 

@@ -148,4 +148,4 @@ def as_potential(thing: Any) -> Potential:
     if package == "gala":
         return from_gala(thing)
     require(callable(thing), f"potential must be a potential or a function Phi(R, z), but {thing!r} came")
-    return FunctionPotential(thing)
+    return FunctionPotential(thing)  # type: ignore

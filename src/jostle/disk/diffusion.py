@@ -91,7 +91,7 @@ def fokker_planck(
 def diffuse_mode(
     omega: Array, D: Array, spacing: float, amplitude: Array, t: float, steps: int = 400
 ) -> Array:
-    """The finite-difference step of [`fokker_planck`][jostle.disk.diffusion.fokker_planck] on any uniform grid.  # noqa: E501
+    """The finite-difference step of [`fokker_planck`][jostle.disk.diffusion.fokker_planck] on any grid.
 
     >>> a = diffuse_mode(np.zeros(9), np.ones(9), 1.0, np.ones(9), 1.0)
     >>> bool(np.allclose(a, 1.0))

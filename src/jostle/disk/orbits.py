@@ -160,7 +160,7 @@ def orbit_integral(
         "orbit integral, three-dimensional" if full else "orbit integral, vertical motion",
         "collisionless",
     )
-    return OrbitResponse(*(w.reshape(shape) for w in works), f1.reshape(shape), labels, abs(h))
+    return OrbitResponse(*(w.reshape(shape) for w in works), f1.reshape(shape), labels, abs(h))  # type: ignore
 
 
 def cartesian(

@@ -94,7 +94,7 @@ def liouville(
         "back-traced orbits, three-dimensional" if full else "back-traced orbits, vertical motion",
         "collisionless",
     )
-    return OrbitResponse(*(e.reshape(shape) for e in energy), f1.reshape(shape), labels, abs(h))
+    return OrbitResponse(*(e.reshape(shape) for e in energy), f1.reshape(shape), labels, abs(h))  # type: ignore
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ def _instant_kick(
 ) -> tuple[list[Array], list[Array]]:
     if isinstance(p, Kick):
         return [q[0], q[1], q[2] + sign * p.dz], [v[0], v[1], v[2] + sign * p.dv]
-    push = p.gradient(*q, 0.0)
+    push = p.gradient(*q, 0.0)  # type: ignore
     return q, [c - sign * g for c, g in zip(v, push, strict=True)]
 
 

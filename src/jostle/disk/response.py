@@ -215,7 +215,7 @@ class LinearResponse:
         result = np.zeros((len(s), len(self._n)), complex)
         for action, weight in zip(I_R, weights, strict=True):
             _, b = self._epicycle(R, action)
-            for l in range(-self.l_max, self.l_max + 1):
+            for l in range(-self.l_max, self.l_max + 1):  # noqa: E741
                 # The mean of exp(i l w_R + i m w_phi) over the epicycle at fixed azimuth.
                 seen = weight * (-1j) ** l * jv(l, b) * np.exp(1j * self.perturbation.m * phi)
                 result += self._term(s, t, R, phi, float(action), l, seen)
@@ -228,7 +228,7 @@ class LinearResponse:
         s = self.disk.vertical(R).radius_of(np.atleast_1d(float(J)))
         result = np.zeros(np.shape(w[0]))
         double = 1 if self.perturbation.planar else 2
-        for l in range(-self.l_max, self.l_max + 1):
+        for l in range(-self.l_max, self.l_max + 1):  # noqa: E741
             row = double * self._term(s, t, R, phi, float(I_R), l, 1.0)[0]
             for n, value in zip(self._n, row, strict=True):
                 result += (value * np.exp(1j * (n * w[0] + l * w[1] + self.perturbation.m * w[2]))).real
@@ -241,7 +241,7 @@ class LinearResponse:
             2 * self.perturbation.m * omega * X / (kappa * R) if kappa else 0.0
         )
 
-    def _term(self, s: Array, t: float, R: float, phi: float, I_R: float, l: int, factor: Any) -> Array:
+    def _term(self, s: Array, t: float, R: float, phi: float, I_R: float, l: int, factor: Any) -> Array:  # noqa: E741
         """i (k . dlnf0/dI) psi_n J_l ... K S for all n at one l and I_R."""
         p, n = self.perturbation, self._n
         va = self.disk.vertical(R)

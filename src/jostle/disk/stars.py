@@ -45,7 +45,7 @@ class Stars:
     def select(self, keep: Array) -> "Stars":
         """The stars where `keep` is true."""
         columns = [getattr(self, f.name)[keep] for f in fields(self)[:-1]]
-        return Stars(*columns, dict(self.dropped))
+        return Stars(*columns, dict(self.dropped))  # type: ignore
 
 
 def read_stars(
@@ -145,7 +145,7 @@ def _galactocentric(
 def _finish(arrays: dict[str, Array], good: Array, dropped: dict[str, int], path: Any) -> Stars:
     require(bool(good.any()), f"{path} has no usable row")
     require(bool(np.all(arrays["R"][good] > 0)), f"{path}: R must be positive (kpc)")
-    return Stars(*(np.array(arrays[k][good]) for k in _CYLINDRICAL), dropped)
+    return Stars(*(np.array(arrays[k][good]) for k in _CYLINDRICAL), dropped)  # type: ignore
 
 
 def _table(path: Path) -> tuple[Any, set[str]]:
