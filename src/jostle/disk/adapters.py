@@ -56,7 +56,7 @@ class FunctionPotential(Potential):
         # Far from the plane the difference is harmless; near it the mean of the force along the way is exact.
         low = np.abs(z) < 0.1
         safe = np.where(low, 0.1, z)
-        result = (self.value(R, safe) - self.value(R, np.zeros_like(safe))) / safe**2
+        result = np.array((self.value(R, safe) - self.value(R, np.zeros_like(safe))) / safe**2)
         if low.any():
             near = np.where(np.abs(z[low]) < 1e-6, 1e-6, z[low])
             mean = sum(w * self.gradient(R[low], near * t)[1] for t, w in zip(_NODES, _WEIGHTS, strict=True))
@@ -106,7 +106,7 @@ def from_gala(potential: Any) -> FunctionPotential:
     >>> from gala.units import galactic
     >>> mn = from_gala(MiyamotoNagaiPotential(m=6.8e10, a=3.0, b=0.28, units=galactic))
     >>> round(float(mn(8.0, 0.0)))
-    -33653
+    -33825
     """
     optional("gala", "disk")
     units = optional("astropy.units", "disk")
@@ -136,8 +136,8 @@ def as_potential(thing: Any) -> Potential:
 
     **Raises:** `JostleError` if it is none of these.
 
-    >>> as_potential(lambda R, z: 0.5 * z**2).lift(1.0, 0.5).round(6)
-    array(0.5)
+    >>> as_potential(lambda R, z: 0.5 * z**2).lift(1.0, 0.5).round(6).item()
+    0.5
     """
     if isinstance(thing, Potential):
         return thing

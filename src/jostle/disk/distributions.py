@@ -30,7 +30,7 @@ class PseudoIsothermal:
 
     >>> disk = PseudoIsothermal()
     >>> round(disk.sigma_z_at(8.0), 1), round(disk.mean_action(8.0), 2)
-    (23.0, 7.77)
+    (23.0, 10.79)
     """
 
     def __init__(

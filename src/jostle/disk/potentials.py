@@ -141,7 +141,7 @@ class MiyamotoNagai(Potential):
     defaults are those of galpy's MWPotential2014.
 
     >>> round(float(MiyamotoNagai()(8.0, 0.0)))
-    -33653
+    -33825
     """
 
     M: Numbers = 6.8e10
@@ -182,7 +182,7 @@ class NFW(Potential):
     **Arguments:** `M`: mass within `r_vir` (M_sun). `c`: concentration. `r_vir`: virial radius (kpc).
 
     >>> round(float(NFW()(8.0, 0.0)))
-    -65829
+    -94072
     """
 
     M: Numbers = 0.8e12
