@@ -109,7 +109,7 @@ def orbit_integral(
     perturbation's own if `None`. `step`: of time (kpc s/km).
     **Returns:** the changes and f1 / f0.
 
-    >>> from jostle.disk.potentials import IsothermalSlab
+    >>> from jostle.disk import IsothermalSlab, Kick
     >>> answer = orbit_integral(IsothermalSlab(), Kick(dv=0.01), 0.0, 1.0, 1e-6)
     >>> round(float(answer.f1), 6)
     0.01

@@ -137,8 +137,8 @@ class Kick(Perturbation):
 
     **Arguments:** `dv`: km/s. `dz`: kpc.
 
-    >>> Kick(dv=2.0).apply(np.array(0.1), np.array(5.0))
-    (array(0.1), array(7.))
+    >>> float(Kick(dv=2.0).apply(np.array(0.1), np.array(5.0))[1])
+    7.0
     """
 
     dv: Numbers = 0.0

@@ -106,7 +106,7 @@ class IsothermalSlab(Potential):
         """Turning height 2 h_z arcsinh(sqrt(expm1(E / 2 sigma_z^2) / 2)) of vertical energy `energy`.
 
         >>> round(float(IsothermalSlab().z_max(1.0)), 6)
-        1.085095
+        1.085039
         """
         energy = plain(energy, "km2/s2", "energy")
         return 2 * self.h_z * np.arcsinh(np.sqrt(np.expm1(energy / (2 * self.sigma_z**2)) / 2))
