@@ -10,7 +10,7 @@ from jostle.lab.style import COLOURS, DIVERGING, WIDTH, house_style
 def spiral_maps(maps: list[tuple[str, Any]], columns: int, rows_are: tuple[str, ...] = ()) -> Any:
     """Maps of f1 / f0 in (z, v_z), one colour scale for all.
 
-    **Arguments:** `maps`: (title, {"z", "vz", "values"}) each. `columns`: a row. `rows_are`: names of the rows.
+    **Arguments:** `maps`: (title, {"z", "vz", "values"}) each. `columns`: a row. `rows_are`: their names.
     """
     import matplotlib.pyplot as plt
 

@@ -105,7 +105,7 @@ def spiral(
 def satellite_map(
     disk: PseudoIsothermal, name: str, mass: float, R: float, phi: float, t: float, points: int = 121
 ) -> SpiralMap:
-    """f1 / f0 by a satellite a time `t` after its strongest passage, for stars on circular orbits at (R, phi).
+    """f1 / f0 by a satellite `t` after its strongest passage, for stars on circular orbits at (R, phi).
 
     The orbit integral follows the stars around the galaxy, so that they stand at (R, phi) at the end.
 
