@@ -53,6 +53,15 @@ ROOMS: dict[str, Room] = {
             "A layer that perturbs the style of features in training, to meet new domains better.",
             ("sklearn", "mlxtend"),
         ),
+        Room(
+            "disk",
+            "Phase spirals of galactic disks",
+            "A Comprehensive Perturbative Formalism for Phase Mixing in Perturbed Disks. II",
+            2023,
+            "2303.00034",
+            "How a galaxy's disk answers a passing satellite, a bar or a kick, and how its phase spirals wind up.",
+            ("galpy", "astropy"),
+        ),
     )
 }
 

@@ -1,0 +1,230 @@
+"""Motion in the plane: epicyclic actions and angles, Staeckel actions, and the disk's integrals of stars."""
+
+import warnings
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from scipy.interpolate import CubicSpline
+
+from jostle.core.errors import optional, require
+from jostle.disk.adapters import as_potential
+from jostle.disk.distributions import PseudoIsothermal
+from jostle.disk.potentials import Potential
+from jostle.disk.units import Array, Numbers, angle, plain
+from jostle.disk.vertical import VerticalActions
+
+
+@dataclass(frozen=True)
+class Actions:
+    """Actions (kpc km/s), frequencies (km/s/kpc) and angles (rad) of stars; guiding radii (kpc)."""
+
+    J_z: Array
+    J_R: Array
+    L_z: Array
+    Omega_z: Array
+    Omega_R: Array
+    Omega_phi: Array
+    w_z: Array
+    w_R: Array
+    w_phi: Array
+    R_c: Array
+
+
+class EpicyclicActions:
+    """Actions of near-circular orbits, radially epicyclic and vertically separable at the guiding radius.
+
+    R = R_c + X sin w_R, v_R = kappa X cos w_R, phi = w_phi + (2 Omega X / kappa R_c) cos w_R, I_R = kappa
+    X^2 / 2,
+    so that w_R = 0 at R = R_c moving outwards. The vertical tables stand on `radii` guiding radii; between
+    them actions are interpolated cubically (relative error near 1e-5 for 48 radii over 4-20 kpc).
+
+    **Arguments:** `potential`: any. `R_min`, `R_max`: guiding radii covered (kpc). `radii`: how many tables.
+    `z_max`: their reach (kpc).
+
+    >>> from jostle.disk.potentials import milky_way
+    >>> ea = EpicyclicActions(milky_way(), 7.0, 9.0, radii=8)
+    >>> stars = ea(R=8.1, phi=0.2, z=0.3, vR=10.0, vphi=220.0, vz=-5.0)
+    >>> [round(float(x), 3) for x in (stars.L_z, stars.R_c)]
+    [1782.0, 8.369]
+    """
+
+    def __init__(
+        self, potential: Any, R_min: float = 4.0, R_max: float = 20.0, radii: int = 48, z_max: float = 5.0
+    ) -> None:
+        self.potential: Potential = as_potential(potential)
+        require(0 < R_min < R_max, f"R_min and R_max must be 0 < R_min < R_max, but {R_min} and {R_max} came")
+        require(radii >= 6, f"radii must be at least 6, but {radii} came")
+        self.radii = np.linspace(R_min, R_max, radii)
+        grid = np.linspace(R_min, R_max, max(400, 4 * radii))
+        omega, kappa, _ = self.potential.frequencies(grid)
+        L = omega * grid**2
+        require(bool(np.all(np.diff(L) > 0)), "the circular angular momentum must grow with R")
+        self._guide, self._omega, self._kappa = (
+            CubicSpline(L, grid),
+            CubicSpline(grid, omega),
+            CubicSpline(grid, kappa),
+        )
+        self._z_max = z_max
+
+    @cached_property
+    def tables(self) -> list[VerticalActions]:
+        """The vertical tables, built on first use."""
+        return [VerticalActions(self.potential, float(R), self._z_max, nodes=384) for R in self.radii]
+
+    def guiding(self, L_z: Numbers) -> Array:
+        """R_c(L_z) in kpc; NaN outside of the radii covered."""
+        return self._guide(plain(L_z, "kpc km/s", "L_z"), extrapolate=False)
+
+    def __call__(
+        self, R: Numbers, phi: Numbers, z: Numbers, vR: Numbers, vphi: Numbers, vz: Numbers
+    ) -> Actions:
+        """Actions, frequencies and angles of stars.
+
+        **Raises:** `JostleError` if a guiding radius or a height lies outside of the tables.
+        """
+        names, units = ("R", "z", "vR", "vphi", "vz"), ("kpc", "kpc", "km/s", "km/s", "km/s")
+        arrays = [plain(a, u, n) for a, u, n in zip((R, z, vR, vphi, vz), units, names, strict=True)]
+        r, p, h, u, v, w = np.broadcast_arrays(arrays[0], angle(phi, "phi"), *arrays[1:])
+        require(bool(np.all(r > 0)), "R must be positive (kpc)")
+        L = r * v
+        R_c = self.guiding(L)
+        inside = np.isfinite(R_c)
+        require(
+            bool(inside.all()),
+            f"{int((~inside).sum())} of {inside.size} guiding radii lie outside {self.radii[0]:g}-{self.radii[-1]:g} kpc",  # noqa: E501
+        )
+        omega, kappa = self._omega(R_c), self._kappa(R_c)
+        out, side = r - R_c, u / kappa
+        X2 = out**2 + side**2
+        w_R = np.arctan2(out, side) % (2 * np.pi)
+        w_phi = (p - 2 * omega / (kappa * R_c) * side) % (2 * np.pi)
+        J_z, Omega_z, w_z = self.at_radius(R_c, h, w)
+        return Actions(J_z, 0.5 * kappa * X2, L, Omega_z, kappa, omega, w_z, w_R, w_phi, R_c)
+
+    def at_radius(self, R_c: Array, z: Array, vz: Array) -> tuple[Array, Array, Array]:
+        """(J_z, Omega_z, w_z) of stars whose vertical motion is that of guiding radii `R_c`."""
+        flat_R, flat_z, flat_v = R_c.ravel(), z.ravel(), vz.ravel()
+        step = self.radii[1] - self.radii[0]
+        first = np.clip(np.floor((flat_R - self.radii[0]) / step).astype(int) - 1, 0, len(self.radii) - 4)
+        x = (flat_R - self.radii[first]) / step
+        result = np.zeros((3, flat_R.size))
+        order = np.argsort(first, kind="stable")
+        edges = np.searchsorted(first[order], np.arange(len(self.radii)))
+        for cell in range(len(self.radii) - 3):
+            pick = order[edges[cell] : edges[cell + 1]]
+            if not pick.size:
+                continue
+            base = None
+            for k in range(4):
+                others = [j for j in range(4) if j != k]
+                weight = np.prod([(x[pick] - j) / (k - j) for j in others], axis=0)
+                J, Omega, w = self.tables[cell + k](flat_z[pick], flat_v[pick])
+                base = w if base is None else base
+                w = base + (w - base + np.pi) % (2 * np.pi) - np.pi  # no jump between the four radii
+                result[:, pick] += weight * np.stack([J, Omega, w])
+        result[2] %= 2 * np.pi
+        return tuple(a.reshape(R_c.shape) for a in result)  # type: ignore[return-value]
+
+    def place(self, actions: Actions) -> tuple[Array, Array, Array, Array, Array, Array]:
+        """(R, phi, z, vR, vphi, vz) of actions and angles at one guiding radius a star; to first order in X."""  # noqa: E501
+        X = np.sqrt(2 * actions.J_R / actions.Omega_R)
+        R = actions.R_c + X * np.sin(actions.w_R)
+        lag = 2 * actions.Omega_phi * X / (actions.Omega_R * actions.R_c)
+        phi = actions.w_phi + lag * np.cos(actions.w_R)
+        z, vz = np.empty(R.shape), np.empty(R.shape)
+        for R_c in np.unique(actions.R_c):
+            pick = R_c == actions.R_c
+            table = VerticalActions(self.potential, float(R_c), self._z_max)
+            z[pick], vz[pick] = table.inverse(actions.J_z[pick], actions.w_z[pick])
+        return R, phi, z, X * actions.Omega_R * np.cos(actions.w_R), actions.L_z / R, vz
+
+
+def staeckel_actions(
+    potential: Any,
+    R: Numbers,
+    z: Numbers,
+    vR: Numbers,
+    vphi: Numbers,
+    vz: Numbers,
+    delta: float = 0.45,
+    ro: float = 8.0,
+    vo: float = 220.0,
+) -> tuple[Array, Array, Array, Array, Array, Array]:
+    """(J_R, L_z, J_z, Omega_R, Omega_phi, Omega_z) by galpy's Staeckel fudge.
+
+    Its frequencies are not constant along an orbit (0.6 % rms in Omega_z for a disk star): average them over
+    the orbit, or take the separable vertical tables, to measure winding.
+
+    **Arguments:** `potential`: a galpy potential. Stars in kpc and km/s. `delta`: focal length over `ro`,
+    positive. `ro`, `vo`: galpy's scales.
+
+    >>> from galpy.potential import MWPotential2014
+    >>> J = staeckel_actions(MWPotential2014, 8.0, 0.5, 10.0, 215.0, 20.0)
+    >>> separable = VerticalActions(MWPotential2014)(0.5, 20.0)[0]
+    >>> bool(abs(J[2] / separable - 1) < 0.1)
+    True
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # galpy says in warnings which of its C parts are there
+        module = optional("galpy.actionAngle", "disk")
+    require(delta > 0, f"delta must be positive, but {delta} came")
+    staeckel = module.actionAngleStaeckel(pot=potential, delta=delta, c=True)
+    units = ("kpc", "km/s", "km/s", "kpc", "km/s")
+    names, values = ("R", "vR", "vphi", "z", "vz"), (R, vR, vphi, z, vz)
+    stars = [np.atleast_1d(plain(x, u, n)) for x, u, n in zip(values, units, names, strict=True)]
+    scaled = [x / (ro if u == "kpc" else vo) for x, u in zip(np.broadcast_arrays(*stars), units, strict=True)]
+    out = staeckel.actionsFreqs(*scaled)
+    return tuple(np.asarray(x) * (ro * vo if k < 3 else vo / ro) for k, x in enumerate(out))  # type: ignore
+
+
+@dataclass(frozen=True)
+class PlanarState:
+    """What ln f0 of a disk needs of stars: guiding radius, frequencies there, radial and vertical energy.
+
+    The vertical energy at R is carried to the guiding radius adiabatically, E_z nu(R_c) / nu(R).
+    """
+
+    guide: Array
+    omega: Array
+    kappa: Array
+    E_R: Array
+    E_z: Array
+    sR2: Array
+    sz2: Array
+    slope: Array
+    log_front: Array
+
+    @classmethod
+    def of(cls, disk: PseudoIsothermal, place: list[Array], vel: list[Array]) -> "PlanarState":
+        """From Cartesian positions and velocities.
+
+        **Raises:** `JostleError` if a star does not rotate with the disk.
+        """
+        R = np.hypot(place[0], place[1])
+        L = place[0] * vel[1] - place[1] * vel[0]
+        require(bool(np.all(L > 0)), "the disk's stars must rotate with L_z > 0")
+        grid = np.linspace(0.25 * R.min(), 3.0 * R.max(), 1024)
+        omega, kappa, nu = disk.potential.frequencies(grid)
+        guide = CubicSpline(omega * grid**2, grid)(L)
+        logs = CubicSpline(grid, np.log(np.stack([omega, kappa, nu], axis=1)))
+        at, steep = np.exp(logs(guide)), logs(guide, 1)
+        sR2, sz2 = disk.spread(guide)
+        v_R = (place[0] * vel[0] + place[1] * vel[1]) / R
+        E_R = 0.5 * v_R**2 + 0.5 * (at[:, 1] * (R - guide)) ** 2
+        E_z = 0.5 * vel[2] ** 2 + disk.potential.lift(R, place[2]) * place[2] ** 2
+        E_z = E_z * at[:, 2] / np.exp(logs(R)[:, 2])
+        # ln f0 = ln(Omega Sigma / kappa sigma_R^2 N) - E_R / sigma_R^2 - E_z / sigma_z^2; N goes as
+        # sigma_z^2 / nu,
+        # E_z at fixed action as nu, E_R as kappa.
+        grow = 1 / disk.h_sigma
+        front = steep[:, 0] - steep[:, 1] + steep[:, 2] - 1 / disk.h_R + 2 * grow
+        slope = front - E_R / sR2 * (steep[:, 1] + grow) - E_z / sz2 * (steep[:, 2] + grow)
+        log_front = np.log(at[:, 0] * at[:, 2] / at[:, 1]) + guide * (2 * grow - 1 / disk.h_R)
+        return cls(guide, at[:, 0], at[:, 1], E_R, E_z, sR2, sz2, slope, log_front)
+
+    @property
+    def log_f0(self) -> Array:
+        """ln f0 up to a constant."""
+        return self.log_front - self.E_R / self.sR2 - self.E_z / self.sz2

@@ -1,0 +1,271 @@
+"""Phase spirals of a disturbed disk: passages, pulses, clouds, halo and satellites."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from jostle.disk import figures
+from jostle.disk.diffusion import GMCDiffusion
+from jostle.disk.distributions import PseudoIsothermal
+from jostle.disk.encounters import encounter_table
+from jostle.disk.particles import TestParticles
+from jostle.disk.passages import StraightFlyby
+from jostle.disk.perturbers import GaussianPulse, Kick, even_shape, odd_shape
+from jostle.disk.potentials import IsothermalSlab, milky_way
+from jostle.disk.response import LinearResponse
+from jostle.disk.spiral import PhaseSpiral
+from jostle.disk.units import GYR, MYR
+from jostle.disk.vertical import VerticalActions
+from jostle.lab.claims import Claim
+from jostle.lab.runs import Run
+from jostle.lab.study import Study
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study; the defaults of the galaxy are this package's.
+
+    **Arguments:** `seed`. `points`: of a map, a side. `stars`: of the synthetic sample to date.
+    `times_myr`: of the maps. `radii`: for the winding rate (kpc). `pulses`: durations in the curve against
+    tau_P.
+    """
+
+    seed: int = 0
+    points: int = 160
+    stars: int = 20000
+    times_myr: tuple[float, ...] = (100.0, 250.0, 400.0, 600.0)
+    radii: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)
+    pulses: int = 40
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """Maps, curves and tables, one stage each."""
+    fly = StraightFlyby(1e9, 270.0, (13.0, 2.0, 0.0), (0.2, 0.3, 1.0), softening=1.0)
+    rows: list[tuple[str, Any]] = []
+    for title, halo, clouds in (
+        ("halo", True, False),
+        ("no halo", False, False),
+        ("halo + clouds", True, True),
+    ):
+        kept = run.stage(f"passage {title}", lambda _, h=halo, c=clouds: _maps(config, fly, h, c))
+        rows += [(f"{t:g} Myr", m) for t, m in zip(config.times_myr, kept, strict=True)]
+    run.figure(
+        "passage",
+        figures.spiral_maps(
+            [(t, _arrays(m)) for t, m in rows], len(config.times_myr), ("halo", "no halo", "halo, clouds")
+        ),
+        "Response at R = 8 kpc to a 1e9 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "  # noqa: E501
+        "self-gravity, rigid halo, direct forces; stars held at their place during the passage.",
+    )
+    arms = run.stage("arms", lambda _: _arms(config))
+    run.figure(
+        "arms",
+        figures.spiral_maps([(t, _arrays(m)) for t, m in arms["maps"].items()], 2),
+        "A bending pulse leaves one arm, a breathing pulse two (300 Myr after the pulse).",
+    )
+    pulse = run.stage("pulses", lambda _: _pulses(config))
+    run.figure(
+        "duration",
+        figures.curves(
+            [(f"n = {n}", pulse["tau"], pulse[f"n{n}"]) for n in (1, 2)],
+            r"$\Omega_z \tau_P$",
+            "response (relative)",
+            "xy",
+        ),
+        "Pulses of fixed height: a power law when fast, a peak at the mode's own time, an exponential fall when slow.",  # noqa: E501
+    )
+    table = run.stage("satellites", lambda _: _satellites())
+    run.figure(
+        "satellites",
+        figures.ranking(table["names"], table["bending"], table["breathing"]),
+        "Strongest passage of each satellite, past 2 Gyr and next 0.5; straight lines, masses of this package.",  # noqa: E501
+    )
+    wind = run.stage("winding", lambda _: _winding(config))
+    run.figure(
+        "winding",
+        figures.curves(
+            [("with halo", wind["R"], wind["halo"]), ("without halo", wind["R"], wind["bare"])],
+            "R (kpc)",
+            "turns per Gyr",
+        ),
+        "Turns per Gyr between stars that rise to 0.3 and to 1 kpc: slower in the outer disk and with a halo.",  # noqa: E501
+    )
+    clouds = run.stage("clouds", lambda _: _clouds())
+    run.figure(
+        "survival",
+        figures.curves(
+            [(f"n = {n}", clouds["t"], clouds[f"n{n}"]) for n in (1, 2)], "time (Gyr)", "surviving share", ""
+        ),
+        "What clouds leave of a mode at the action h_z sigma_z (23 km/s, 0.4 kpc, heated over 10 Gyr).",
+    )
+    dated = run.stage("dating", lambda _: _dating(config, run))
+    best = sorted(table["bending"], reverse=True)
+    return {
+        "arms_odd": arms["odd"],
+        "arms_even": arms["even"],
+        "pulse_slope": pulse["slope"],
+        "pulse_ratio_slow": pulse["n1"][-1] / max(pulse["n2"][-1], 1e-300),
+        "pulse_ratio_fast": pulse["n1"][0] / pulse["n2"][0],
+        "first": table["names"][int(np.argmax(table["bending"]))],
+        "first_over_second": best[0] / best[1],
+        "sagittarius_bending": table["bending"][table["names"].index("Sgr")],
+        "least_bending_over_breathing": table["least_ratio"],
+        "winding_4": wind["halo"][0],
+        "winding_16": wind["halo"][-1],
+        "winding_halo_over_bare": max(a / b for a, b in zip(wind["halo"], wind["bare"], strict=True)),
+        "tau_I_gyr": clouds["tau"],
+        "dated_myr": dated["time"],
+        "dated_error_myr": dated["error"],
+        "dated_truth_myr": 400.0,
+    }
+
+
+def _maps(config: Config, fly: StraightFlyby, halo: bool, clouds: bool) -> list[dict[str, Any]]:
+    response = LinearResponse(
+        PseudoIsothermal(milky_way(halo)), fly, GMCDiffusion() if clouds else None, n_max=6
+    )
+    return [_plain(response.map(t * MYR, 8.0, points=config.points)) for t in config.times_myr]
+
+
+def _plain(m: Any) -> dict[str, Any]:
+    return {"z": torch.from_numpy(m.z), "vz": torch.from_numpy(m.vz), "values": torch.from_numpy(m.values)}
+
+
+def _arrays(m: dict[str, Any]) -> dict[str, Any]:
+    return {k: v.numpy() for k, v in m.items()}
+
+
+def _arms(config: Config) -> dict[str, Any]:
+    disk, omega0, t = PseudoIsothermal(), 100.0, 300 * MYR
+    odd = LinearResponse(disk, GaussianPulse(odd_shape(1.0), omega0))
+    even = LinearResponse(disk, GaussianPulse(even_shape(3.0), omega0))
+    maps = {
+        title: _plain(r.map(t, 8.0, points=max(config.points, 200)))
+        for title, r in (("bending pulse", odd), ("breathing pulse", even))
+    }
+    return {"maps": maps, "odd": odd.dominant(t), "even": even.dominant(t)}
+
+
+def _pulses(config: Config) -> dict[str, Any]:
+    slab = IsothermalSlab()
+    va = VerticalActions(slab)
+    Omega, J = float(va.frequency(1.0)), np.array([1.0])
+    tau = np.geomspace(0.02, 8.0, config.pulses) / Omega
+    curves: dict[str, Any] = {"tau": [float(x) for x in tau * Omega]}
+    for n, shape in ((1, odd_shape(0.01)), (2, even_shape(0.01))):
+        sizes = []
+        for x in tau:
+            response = LinearResponse(
+                slab, GaussianPulse(shape, np.sqrt(2) / x, unit_area=False), n_max=4, tol=0.0
+            )
+            sizes.append(float(abs(response.modes(J, 400.0)[1][0, n - 1])))
+        curves[f"n{n}"] = [s / max(sizes) for s in sizes]
+    fast = np.polyfit(np.log(tau[:6]), np.log(curves["n1"][:6]), 1)
+    return {**curves, "slope": float(fast[0])}
+
+
+def _satellites() -> dict[str, Any]:
+    table = encounter_table()
+    best = table.best()
+    near = [r.bending / max(r.breathing, 1e-300) for r in best.values() if r.satellite in ("Sgr", "LMC")]
+    return {
+        "names": list(best),
+        "bending": [r.bending for r in best.values()],
+        "breathing": [r.breathing for r in best.values()],
+        "least_ratio": float(min(near)),
+    }
+
+
+def _winding(config: Config) -> dict[str, Any]:
+    result: dict[str, Any] = {"R": list(config.radii)}
+    for name, halo in (("halo", True), ("bare", False)):
+        rates = []
+        for R in config.radii:
+            _, Omega, _ = VerticalActions(milky_way(halo), R)([0.3, 1.0], [0.0, 0.0])
+            rates.append(float((Omega[0] - Omega[1]) / (2 * np.pi) * GYR))
+        result[name] = rates
+    return result
+
+
+def _clouds() -> dict[str, Any]:
+    slab, cloud = PseudoIsothermal(IsothermalSlab(0.4, 23.0), h_R=1e12), GMCDiffusion()
+    t = np.linspace(0, 1.5, 120)
+    shares = {f"n{n}": [float(x) for x in cloud.survival_at(slab, 8.0, n, 9.2, t * GYR)] for n in (1, 2)}
+    return {"t": [float(x) for x in t], **shares, "tau": float(cloud.tau_I(slab, 8.0, 1, 9.2)) / GYR}
+
+
+def _dating(config: Config, run: Run) -> dict[str, float]:
+    seed = int(torch.randint(2**31 - 1, (1,), generator=run.generator("stars")))
+    draw = np.random.default_rng(seed)
+    disk = PseudoIsothermal()
+    stars = TestParticles.sample(disk, config.stars, draw).run(Kick(dv=3.0), -0.005, 400 * MYR)
+    found = PhaseSpiral.fit(stars.z, stars.vz, potential=disk.potential, generator=draw)
+    return {"time": found.time / MYR, "error": found.time_error / MYR}
+
+
+CLAIMS = (
+    Claim(
+        "disk-C1",
+        "An odd perturbation leaves one arm, an even one two.",
+        "1 and 2 arms",
+        "quick",
+        lambda m: f"{m['arms_odd']} and {m['arms_even']}",
+        lambda m: (m["arms_odd"], m["arms_even"]) == (1, 2),
+    ),
+    Claim(
+        "disk-C2",
+        "The response is a power law of the pulse's duration when it is impulsive.",
+        "power law; exponent not read",
+        "quick",
+        lambda m: f"exponent {m['pulse_slope']:.3f}",
+        lambda m: abs(m["pulse_slope"] - 1) < 0.05,
+    ),
+    Claim(
+        "disk-C3",
+        "Slower perturbations favour bending, faster ones let breathing catch up.",
+        "not stated",
+        "quick",
+        lambda m: f"n1/n2 {m['pulse_ratio_slow']:.3g} slow, {m['pulse_ratio_fast']:.3g} fast",
+        lambda m: m["pulse_ratio_slow"] > 10 * m["pulse_ratio_fast"],
+    ),
+    Claim(
+        "disk-C6",
+        "Sagittarius dominates the response near the Sun by an order of magnitude or more.",
+        "1-2 orders of magnitude",
+        "quick",
+        lambda m: f"{m['first']}, {m['first_over_second']:.1f} x the next",
+        lambda m: m["first"] == "Sgr" and m["first_over_second"] >= 10,
+    ),
+    Claim(
+        "disk-C7",
+        "Distant encounters are dominated by bending.",
+        "not stated",
+        "quick",
+        lambda m: f"n1/n2 at least {m['least_bending_over_breathing']:.0f}",
+        lambda m: m["least_bending_over_breathing"] > 10,
+    ),
+    Claim(
+        "disk-C8",
+        "Phase mixing is slower in the outer disk and with a halo.",
+        "not stated",
+        "quick",
+        lambda m: (
+            f"{m['winding_4']:.2f} turns/Gyr at 4 kpc, {m['winding_16']:.2f} at 16; halo/bare at most "
+            f"{m['winding_halo_over_bare']:.3f}"
+        ),
+        lambda m: m["winding_16"] < m["winding_4"] and m["winding_halo_over_bare"] < 1,
+    ),
+)
+
+STUDY = Study(
+    "disk",
+    {
+        "quick": Config(),
+        "gpu": Config(points=300, stars=200000, times_myr=(100.0, 300.0, 500.0, 800.0)),
+        "paper": Config(points=400, stars=1000000, times_myr=(100.0, 300.0, 600.0, 900.0), pulses=120),
+    },
+    run,
+    CLAIMS,
+)
