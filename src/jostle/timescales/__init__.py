@@ -20,11 +20,14 @@ from jostle.timescales.perturbing import (
     perturbation_sweep,
 )
 from jostle.timescales.retraining import retrain_generalisation
+from jostle.timescales.snapshots import Snapshot
 from jostle.timescales.tasks import NDMS, MemoryTask, NParity, blind_accuracy
 from jostle.timescales.training import CurriculumRun, adam, replicas, seeded, sgd, train_curriculum
+from jostle.timescales.verbs import VERBS, RecordingTimescales, measure, train
 
 __all__ = [
     "NDMS",
+    "VERBS",
     "Ablation",
     "Autocorrelation",
     "CellNetwork",
@@ -40,8 +43,10 @@ __all__ = [
     "MultiHead",
     "NParity",
     "NetworkTimescales",
+    "RecordingTimescales",
     "SingleHead",
     "Sliding",
+    "Snapshot",
     "Sweep",
     "TimescaleFit",
     "ablate",
@@ -55,6 +60,7 @@ __all__ = [
     "default_sizes",
     "dimensionality",
     "fit_timescales",
+    "measure",
     "network_timescales",
     "perturb",
     "perturbation_sweep",
@@ -64,5 +70,6 @@ __all__ = [
     "sgd",
     "stream_accuracy",
     "tau_as_decay",
+    "train",
     "train_curriculum",
 ]

@@ -35,7 +35,7 @@ class Autocorrelation:
 
         >>> decay = np.exp(-np.arange(200) / 8)[None]
         >>> round(float(Autocorrelation(decay, np.ones(1), 10**6).measures()["acw50"][0]), 2)
-        5.55
+        5.56
         """
         rho = self.values
         lags = np.arange(rho.shape[1])

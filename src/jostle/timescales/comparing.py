@@ -65,7 +65,7 @@ def _welch(x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _permutation(x: np.ndarray, y: np.ndarray) -> float:
-    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    def difference(a: np.ndarray, b: np.ndarray, axis: int = -1) -> ArrayLike:
         return a.mean(axis) - b.mean(axis)
 
     result = stats.permutation_test((x, y), difference, n_resamples=9999, rng=np.random.default_rng(0))

@@ -1,6 +1,7 @@
 """Accuracy in time: the head of each N is read at every step of a long stream, many networks at once."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -97,7 +98,7 @@ def _leaky(
     task: MemoryTask,
     heads: Mapping[int, int],
     bits: Tensor,
-    starts: Sequence[Tensor],
+    starts: Sequence[Any],
     warmup: int,
     silent: Sequence[int] | None,
 ) -> list[np.ndarray]:
@@ -125,7 +126,7 @@ def _leaky(
 
 
 def _any(
-    network: MemoryNetwork, task: MemoryTask, heads: Mapping[int, int], bits: Tensor, start: Tensor, warmup: int
+    network: MemoryNetwork, task: MemoryTask, heads: Mapping[int, int], bits: Tensor, start: Any, warmup: int
 ) -> np.ndarray:
     states, _ = network.states(task.encode(bits), start)
     return _score(network.readout(states, list(heads.values())).transpose(0, 1), task, heads, bits, warmup)

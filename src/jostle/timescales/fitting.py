@@ -5,10 +5,12 @@ So only one or two numbers a curve are searched: first on a grid of all (pairs o
 steps from the best local minima of the grid, for all curves in one pass.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
+import torch
 from jaxtyping import Bool, Float
 from numpy.typing import ArrayLike
 
@@ -112,7 +114,7 @@ def fit_timescales(curves: Autocorrelation | ArrayLike, *, fit_lags: int = 30) -
     )
 
 
-def tau_as_decay(tau: ArrayLike) -> Array:
+def tau_as_decay(tau: float | Sequence[float] | np.ndarray | torch.Tensor) -> Array:
     r"""The autocorrelation time of an uncoupled leaky neuron, $-1/\ln(1 - 1/\tau)$: about $\tau - 1/2$.
 
     A time constant and a network timescale are on one scale only after this.

@@ -141,7 +141,6 @@ def dimensionality(
     return Dimensionality(float(components.double().mean()), float(participation.mean()))
 
 
-@torch.no_grad()
 def _activity(
     network: MemoryNetwork, task: MemoryTask, generator: torch.Generator, steps: int, trials: int, burn_in: int
 ) -> Iterator[Float[Tensor, "time trials hidden"]]:
@@ -152,7 +151,8 @@ def _activity(
     for index, piece in enumerate(pieces):
         if piece.shape[1] == 0:
             continue
-        states, state = network.states(piece, state)
+        with torch.no_grad():
+            states, state = network.states(piece, state)
         require(bool(torch.isfinite(states[-1]).all()), "the network's activity diverges: it has no timescale")
         if index:
             yield states

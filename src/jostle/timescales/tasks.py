@@ -53,7 +53,7 @@ class MemoryTask(ABC):
         draws = torch.rand(batch, length, generator=generator, device=device)
         return (draws < chance).to(torch.get_default_dtype())
 
-    def encode(self, bits: Float[Tensor, "batch time"]) -> Float[Tensor, "batch time"]:
+    def encode(self, bits: Float[Tensor, "*batch time"]) -> Float[Tensor, "*batch time"]:
         """What the network sees."""
         return 2 * bits - 1 if self.signed else bits
 

@@ -405,5 +405,5 @@ def _time_constants(network: MemoryNetwork) -> dict[str, float | None]:
         "tau_sd": float(tau.std()),
         "tau_max": float(tau.max()),
         "tau_effective": float(effective.mean()),
-        "at_bound": float((tau <= effective).logical_and(network.leak(network.substeps[0]) >= 1).float().mean()),
+        "at_bound": float((network.leak(network.substeps[0]) >= 1).float().mean()),
     }
