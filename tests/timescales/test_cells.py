@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from jostle.core.errors import JostleError
 from jostle.timescales.leaky import LeakyRNN, fold
 from jostle.timescales.scan import scan, trace
@@ -95,7 +96,9 @@ def test_networks_side_by_side_are_those_run_alone_also_at_unequal_lengths(doubl
         alone = textbook(net, x, start)
         torch.testing.assert_close(alone, row, rtol=0, atol=1e-12)
         alone.pow(2).sum().backward()
-        for ours, theirs in zip(gradients, [p.grad for p in net.parameters() if p.grad is not None], strict=True):
+        for ours, theirs in zip(
+            gradients, [p.grad for p in net.parameters() if p.grad is not None], strict=True
+        ):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
 
 

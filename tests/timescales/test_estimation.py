@@ -3,6 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from scipy.linalg import solve_discrete_lyapunov
+from scipy.optimize import curve_fit
+
 from jostle.core.errors import JostleError
 from jostle.timescales import (
     Autocorrelation,
@@ -14,9 +17,6 @@ from jostle.timescales import (
     network_timescales,
     tau_as_decay,
 )
-from scipy.linalg import solve_discrete_lyapunov
-from scipy.optimize import curve_fit
-
 from tests.helpers import plain
 
 LAGS = np.arange(31.0)
@@ -24,7 +24,9 @@ LAGS = np.arange(31.0)
 
 def uncoupled(taus):
     torch.manual_seed(0)
-    net = LeakyRNN(len(taus), tau=list(taus), nonlinearity="identity", generator=torch.Generator().manual_seed(0))
+    net = LeakyRNN(
+        len(taus), tau=list(taus), nonlinearity="identity", generator=torch.Generator().manual_seed(0)
+    )
     with torch.no_grad():
         net.weight.zero_()
     return net
@@ -58,7 +60,8 @@ def test_linear_network_has_the_covariance_of_its_lyapunov_equation():
     bits = (np.random.default_rng(0).random((8, 40_000)) < 0.5).astype(np.float32)
     seen = net.states(torch.from_numpy(bits))[0].detach().numpy().transpose(1, 0, 2)[:, 500:]
     parts = [
-        autocorrelation(trial, max_lag=7).values.T * autocorrelation(trial, max_lag=7).variance for trial in seen
+        autocorrelation(trial, max_lag=7).values.T * autocorrelation(trial, max_lag=7).variance
+        for trial in seen
     ]
     spread = np.std(parts, axis=0, ddof=1) / np.sqrt(len(parts))
     assert (np.abs(np.mean(parts, 0) - exact.T) < 5 * spread + 1e-9).all()
@@ -91,7 +94,9 @@ def test_noise_free_curves_are_recovered():
     assert two.double[0]
     np.testing.assert_allclose(two.pair[0], [1.7, 14.2], atol=1e-4)
     assert two.slow_weight[0] == pytest.approx(0.65, abs=1e-4)
-    np.testing.assert_allclose(two.curves(LAGS)[0], 0.35 * np.exp(-LAGS / 1.7) + 0.65 * np.exp(-LAGS / 14.2), atol=1e-9)
+    np.testing.assert_allclose(
+        two.curves(LAGS)[0], 0.35 * np.exp(-LAGS / 1.7) + 0.65 * np.exp(-LAGS / 14.2), atol=1e-9
+    )
 
 
 def curves(count, seed):

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+
 from jostle.core.errors import JostleError
 from jostle.timescales import (
     GatedRNN,
@@ -114,7 +115,9 @@ def test_ablations_as_streams_are_ablations_one_by_one(net):
     np.testing.assert_array_equal(result.accuracy[1], singly.accuracy[0])
     from jostle.timescales.training import seeded
 
-    by_copy = stream_accuracy([ablate(net, [5])], NParity(), {3: 1}, generator=seeded(0, "input/1"), steps=200)
+    by_copy = stream_accuracy(
+        [ablate(net, [5])], NParity(), {3: 1}, generator=seeded(0, "input/1"), steps=200
+    )
     assert by_copy[0, 0, 0] == result.accuracy[1, 1]
     np.testing.assert_allclose(result.tau, net.effective_tau.detach()[[0, 5, 7]].double())
 

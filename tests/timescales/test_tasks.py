@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 import torch
+
 from jostle.core.errors import JostleError
 from jostle.timescales.tasks import NDMS, NParity, blind_accuracy
 

@@ -4,6 +4,7 @@ import io
 
 import pytest
 import torch
+
 from jostle.core.errors import JostleError
 from jostle.timescales import (
     NDMS,
@@ -29,7 +30,9 @@ def make(heads=3, hidden=16, **settings):
 
 
 def same(a, b):
-    return all(torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True))
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
 
 
 class Easy(NParity):
@@ -77,7 +80,9 @@ def test_a_network_that_passes_advances_and_leaves_checkpoints():
 
 
 def test_heads_run_out_at_the_ceiling():
-    run = train_curriculum(replicas(make(2), 1), Easy(), MultiHead(), batch=64, steps=50, test_batches=2, max_steps=3000)
+    run = train_curriculum(
+        replicas(make(2), 1), Easy(), MultiHead(), batch=64, steps=50, test_batches=2, max_steps=3000
+    )
     assert run.learners[0].status == "out of heads"
     assert run.solved() == 3
 
@@ -86,7 +91,9 @@ def test_the_gate_is_strict():
     class Half(Easy):
         """Whatever the network says is right exactly when the gate's share is 1."""
 
-    run = train_curriculum(replicas(make(), 1), Half(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=400)
+    run = train_curriculum(
+        replicas(make(), 1), Half(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=400
+    )
     assert max(row["accuracy"] for row in run.rows) == 1.0
     assert not any(row["passed"] for row in run.rows)
 
@@ -197,7 +204,14 @@ def test_settings_that_do_not_fit_are_refused(settings, word):
 def test_parity_is_learned_to_three_and_the_single_head_forgets():
     nets = replicas(make(2, 100), 2)
     run = train_curriculum(
-        nets, NParity(), [MultiHead(), SingleHead()], batch=128, steps=100, test_batches=16, max_N=3, max_steps=2000
+        nets,
+        NParity(),
+        [MultiHead(), SingleHead()],
+        batch=128,
+        steps=100,
+        test_batches=16,
+        max_N=3,
+        max_steps=2000,
     )
     assert [run.solved(0), run.solved(1)] == [3, 3]
     generator = torch.Generator().manual_seed(0)

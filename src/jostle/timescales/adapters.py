@@ -14,7 +14,8 @@ from jostle.timescales.networks import MemoryNetwork
 class GatedRNN(MemoryNetwork):
     """torch's own LSTM, GRU or plain (tanh) RNN with readouts, from a zero state.
 
-    **Arguments:** `kind`: which. `hidden`, `heads`: as everywhere. `generator`: source of the initial weights.
+    **Arguments:** `kind`: which. `hidden`, `heads`: as everywhere. `generator`: source of the initial
+    weights.
 
     >>> GatedRNN("gru", hidden=6, heads=2)(torch.ones(3, 5), heads=[1]).shape
     torch.Size([3, 1, 2])
@@ -65,11 +66,12 @@ class GatedRNN(MemoryNetwork):
 class CellNetwork(MemoryNetwork):
     """A cell of the user's own, with readouts: all that trains, measures and perturbs works on it.
 
-    **Arguments:** `cell`: a module called as `cell(x, state) -> state` with `x` of shape `(batch, 1)`, such as
-    `torch.nn.GRUCell(1, 64)`. `hidden`: recorded units. `heads`: readouts. `initial`: `initial(batch) -> state`;
-    default zeros `(batch, hidden)`, two of them for an `LSTMCell`. `units`: what is recorded of a state; default the
-    state, or the first of a tuple. `recurrent`: names of the recurrent weights in the cell, for weight perturbations.
-    An ablation multiplies each tensor of the state by a mask of `hidden` numbers.
+    **Arguments:** `cell`: a module called as `cell(x, state) -> state` with `x` of shape `(batch, 1)`, such
+    as `torch.nn.GRUCell(1, 64)`. `hidden`: recorded units. `heads`: readouts. `initial`: `initial(batch) ->
+    state`; default zeros `(batch, hidden)`, two of them for an `LSTMCell`. `units`: what is recorded of a
+    state; default the state, or the first of a tuple. `recurrent`: names of the recurrent weights in the
+    cell, for weight perturbations. An ablation multiplies each tensor of the state by a mask of `hidden`
+    numbers.
 
     >>> net = CellNetwork(nn.GRUCell(1, 8), hidden=8, heads=2)
     >>> net(torch.ones(3, 5), heads=[0, 1]).shape

@@ -18,8 +18,8 @@ Array = np.ndarray
 class Autocorrelation:
     """Autocorrelations of many units at lags 0, 1, 2, ... (in samples).
 
-    **Arguments:** `values`: one curve a unit, 1 at lag 0; NaN for a unit that never varies. `variance`: of each
-    unit. `samples`: length of the series that they were measured on.
+    **Arguments:** `values`: one curve a unit, 1 at lag 0; NaN for a unit that never varies. `variance`: of
+    each unit. `samples`: length of the series that they were measured on.
     """
 
     values: Float[Array, "units lags"]
@@ -30,8 +30,8 @@ class Autocorrelation:
         """Timescales without a fit, in samples; NaN where a curve does not cross within the lags that it has.
 
         `acw50`, `acwe`, `acw0`: the first lag at which the curve falls to 1/2, 1/e, 0, interpolated linearly.
-        `auc`: its integral from lag 0 to `acw0` (or to the last lag). `iat`: the integrated autocorrelation time
-        `1 + 2 sum rho(k)` over the lags before the first value at or below zero.
+        `auc`: its integral from lag 0 to `acw0` (or to the last lag). `iat`: the integrated autocorrelation
+        time `1 + 2 sum rho(k)` over the lags before the first value at or below zero.
 
         >>> decay = np.exp(-np.arange(200) / 8)[None]
         >>> round(float(Autocorrelation(decay, np.ones(1), 10**6).measures()["acw50"][0]), 2)
@@ -66,13 +66,13 @@ def autocorrelation(
 ) -> Autocorrelation:
     r"""Autocorrelation of rates, spike counts or any evenly sampled series, by FFT with zero padding.
 
-    $C(k) = \frac{1}{T-k} \sum_t (r_t - \bar r)(r_{t+k} - \bar r)$, with each trial's own mean, averaged over trials;
-    $\rho(k) = C(k) / C(0)$. Taking the mean away biases short series down by about $2\tau/T$: a series should be at
-    least 200 of its own timescales long.
+    $C(k) = \frac{1}{T-k} \sum_t (r_t - \bar r)(r_{t+k} - \bar r)$, with each trial's own mean, averaged over
+    trials; $\rho(k) = C(k) / C(0)$. Taking the mean away biases short series down by about $2\tau/T$: a
+    series should be at least 200 of its own timescales long.
 
-    **Arguments:** `series`: an array or tensor. `max_lag`: in samples. `layout`: which axis is which; default by
-    the number of axes: `time`, `time units`, `trials time units`. `detrend`: what is removed from each trial.
-    `missing`: NaN is refused, or left out pair by pair.
+    **Arguments:** `series`: an array or tensor. `max_lag`: in samples. `layout`: which axis is which; default
+    by the number of axes: `time`, `time units`, `trials time units`. `detrend`: what is removed from each
+    trial. `missing`: NaN is refused, or left out pair by pair.
     **Returns:** the curves, one a unit; NaN for a unit that never varies.
     **Raises:** `JostleError` for a series shorter than `max_lag + 1`, NaN, or a layout that does not fit.
     **Warns:** if the series is shorter than 200 times its longest `1/e` time.
@@ -93,11 +93,17 @@ def autocorrelation(
             data = np.expand_dims(data, position)
     samples = data.shape[1]
     require(max_lag >= 1, f"max_lag must be at least 1, but {max_lag} came")
-    require(samples > max_lag, f"the time axis must be longer than max_lag = {max_lag}, but {samples} samples came")
+    require(
+        samples > max_lag,
+        f"the time axis must be longer than max_lag = {max_lag}, but {samples} samples came",
+    )
     there = ~np.isnan(data)
-    require(missing == "pairwise" or bool(there.all()), "series holds NaN; pass missing='pairwise' to leave them out")
+    require(
+        missing == "pairwise" or bool(there.all()),
+        "series holds NaN; pass missing='pairwise' to leave them out",
+    )
     data = _detrended(data, there, detrend)
-    size = fft.next_fast_len(samples + max_lag, real=True)
+    size = int(fft.next_fast_len(samples + max_lag, real=True) or 0)
     covariance = _correlate(np.where(there, data, 0.0), size, max_lag)
     counts = _correlate(there.astype(np.float64), size, max_lag) if not there.all() else None
     pairs = np.round(counts) if counts is not None else (samples - np.arange(max_lag + 1.0))[None, :, None]
@@ -109,7 +115,8 @@ def autocorrelation(
 def normalised(
     covariance: Float[Array, "units lags"], samples: int, scale: Float[Array, " units"] | None = None
 ) -> Autocorrelation:
-    """Divide autocovariances by their value at lag 0, and warn if the series was too short for what it shows."""
+    """Divide autocovariances by their value at lag 0, and warn if the series was too short for what it
+    shows."""
     variance = covariance[:, 0]
     # The variance of a constant is rounding noise of its own size, not zero.
     floor = np.finfo(np.float64).tiny if scale is None else 0.0
@@ -119,8 +126,8 @@ def normalised(
     slow = np.nan_to_num(result.measures()["acwe"], nan=0.0)
     if slow.size and samples < 200 * slow.max():
         warnings.warn(
-            f"the series has {samples} samples, fewer than 200 times its slowest timescale ({slow.max():.1f}); "
-            "removing its mean biases the autocorrelation down",
+            f"the series has {samples} samples, fewer than 200 times its slowest timescale "
+            f"({slow.max():.1f}); removing its mean biases the autocorrelation down",
             stacklevel=3,
         )
     return result
@@ -140,12 +147,13 @@ def _detrended(data: Array, there: Array, detrend: str) -> Array:
 
 
 def _correlate(data: Array, size: int, max_lag: int) -> Array:
-    power = np.abs(fft.rfft(data, size, axis=1)) ** 2
-    return fft.irfft(power, size, axis=1)[:, : max_lag + 1]
+    power = np.abs(np.asarray(fft.rfft(data, size, axis=1))) ** 2
+    return np.asarray(fft.irfft(power, size, axis=1))[:, : max_lag + 1]
 
 
 def _crossing(rho: Array, level: float) -> Array:
-    """The first lag at which each curve is at or below `level`, interpolated linearly; NaN if there is none."""
+    """The first lag at which each curve is at or below `level`, interpolated linearly; NaN if there is
+    none."""
     below = rho <= level
     index = np.where(below.any(1), below.argmax(1), 0)
     rows = np.arange(len(rho))

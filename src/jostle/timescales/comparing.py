@@ -34,7 +34,8 @@ def compare(
     Repeated draws of one network are not independent: by default each network counts once, by its mean.
 
     **Arguments:** `conditions`: for each, one array of draws a network. `test`: Welch's t test, or an exact
-    permutation test of the difference of means. `pooled`: count every draw as a sample, as the paper's figure does.
+    permutation test of the difference of means. `pooled`: count every draw as a sample, as the paper's figure
+    does.
     **Raises:** `JostleError` if a condition has fewer than two samples.
 
     >>> found = compare({"a": [[1.0, 1.1], [1.2, 1.3]], "b": [[2.0, 2.1], [2.2, 2.3]]})
@@ -61,7 +62,7 @@ def compare(
 def _welch(x: np.ndarray, y: np.ndarray) -> float:
     if x.std() == 0 and y.std() == 0:  # no spread to measure a difference by
         return 1.0 if x.mean() == y.mean() else 0.0
-    return float(stats.ttest_ind(x, y, equal_var=False).pvalue)
+    return float(np.asarray(stats.ttest_ind(x, y, equal_var=False))[1])
 
 
 def _permutation(x: np.ndarray, y: np.ndarray) -> float:

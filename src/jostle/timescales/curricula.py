@@ -84,8 +84,9 @@ class MultiHead(Curriculum):
 class Sliding(Curriculum):
     """A window of `width` Ns that moves up by `shift`.
 
-    **Arguments:** `heads`: `"number"` gives each N a head of its own; `"position"` lets head i answer the i-th of
-    the window, as the released code does: after a shift every head then serves a new N and all accuracies drop.
+    **Arguments:** `heads`: `"number"` gives each N a head of its own; `"position"` lets head i answer the
+    i-th of the window, as the released code does: after a shift every head then serves a new N and all
+    accuracies drop.
 
     >>> Sliding(3).next((2, 3, 4)), Sliding(3, 2).next((2, 3, 4))
     ((3, 4, 5), (4, 5, 6))

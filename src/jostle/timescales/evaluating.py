@@ -34,10 +34,10 @@ def stream_accuracy(
 
     A network whose activity diverges gives no answers from there on, and is credited with chance, 1/2.
 
-    **Arguments:** `networks`. `task`. `heads`: which head answers each N. `generator`: source of bits and initial
-    states. `steps`: scored, after `warmup` steps. `streams`: for each network. `same_input`: whether all networks
-    hear the same bits from the same state, so that they differ in nothing else. `silent`: for one leaky network,
-    neurons to miss, one at a time: as many copies of one stream, each without one of them.
+    **Arguments:** `networks`. `task`. `heads`: which head answers each N. `generator`: source of bits and
+    initial states. `steps`: scored, after `warmup` steps. `streams`: for each network. `same_input`: whether
+    all networks hear the same bits from the same state, so that they differ in nothing else. `silent`: for
+    one leaky network, neurons to miss, one at a time: as many copies of one stream, each without one of them.
     **Returns:** accuracies.
     **Raises:** `JostleError` if `warmup` is shorter than the largest N.
 
@@ -47,7 +47,9 @@ def stream_accuracy(
     (1, 1, 1)
     """
     require(warmup >= max(heads), f"warmup must be at least N = {max(heads)}, but {warmup} came")
-    require(silent is None or (len(networks) == 1 and streams == 1), "silent needs one network and one stream")
+    require(
+        silent is None or (len(networks) == 1 and streams == 1), "silent needs one network and one stream"
+    )
     sets = 1 if same_input else len(networks)
     bits = task.bits(sets * streams, warmup + steps, generator, p=0.5).unflatten(0, (sets, streams))
     first = networks[0]
@@ -60,9 +62,14 @@ def stream_accuracy(
             offset = len(scores)
             chosen = [0] * len(part) if same_input else range(offset, offset + len(part))
             if isinstance(first, LeakyRNN):
-                scores += _leaky(part, task, heads, bits[list(chosen)], [starts[i] for i in chosen], warmup, silent)
+                scores += _leaky(
+                    part, task, heads, bits[list(chosen)], [starts[i] for i in chosen], warmup, silent
+                )
             else:
-                scores += [_any(net, task, heads, bits[i], starts[i], warmup) for net, i in zip(part, chosen, strict=True)]
+                scores += [
+                    _any(net, task, heads, bits[i], starts[i], warmup)
+                    for net, i in zip(part, chosen, strict=True)
+                ]
     return np.stack(scores)
 
 
@@ -76,7 +83,8 @@ def accuracy_matrix(
 ) -> Float[np.ndarray, "networks tasks"]:
     """Accuracy of each network on each N with the head that it has for it; NaN where it has none.
 
-    **Arguments:** `networks`: pairs of a network and the head of each N that it can answer. `Ns`: the columns.
+    **Arguments:** `networks`: pairs of a network and the head of each N that it can answer. `Ns`: the
+    columns.
     """
     out = np.full((len(networks), len(Ns)), np.nan)
     for row, (network, heads) in enumerate(networks):
@@ -118,7 +126,9 @@ def _leaky(
     answers = []
     block = max(20, _STATES // state.numel())
     for piece in x.split(block, -1):
-        states = trace(folded, state, piece.repeat_interleave(k, -1), first.nonlinearity, first.slope, mask)[k - 1 :: k]
+        states = trace(folded, state, piece.repeat_interleave(k, -1), first.nonlinearity, first.slope, mask)[
+            k - 1 :: k
+        ]
         state = states[-1]
         logits = torch.einsum("trbh,rch->rbtc", states, weight) + bias[:, None, None]
         answers.append(logits.unflatten(-1, (-1, 2)))
@@ -132,7 +142,9 @@ def _any(
     return _score(network.readout(states, list(heads.values())).transpose(0, 1), task, heads, bits, warmup)
 
 
-def _score(logits: Tensor, task: MemoryTask, heads: Mapping[int, int], bits: Tensor, warmup: int) -> np.ndarray:
+def _score(
+    logits: Tensor, task: MemoryTask, heads: Mapping[int, int], bits: Tensor, warmup: int
+) -> np.ndarray:
     """Scores `(streams, tasks)` of logits `(streams, time, tasks, classes)`."""
     scores = []
     for index, N in enumerate(heads):

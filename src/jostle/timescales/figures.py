@@ -28,9 +28,13 @@ def learning(trained: Mapping[str, CurriculumRun]) -> "Figure":
                 last = max((r["steps"] for r in training.rows if r["network"] == i), default=0)
                 steps, Ns = [0, *(s for s, _ in passed), last], [1, *(N for _, N in passed)]
                 axes.step(
-                    steps, [*Ns, Ns[-1]], where="post", color=_colour(name), alpha=0.85,
+                    steps,
+                    [*Ns, Ns[-1]],
+                    where="post",
+                    color=_colour(name),
+                    alpha=0.85,
                     label=f"{name}-head" if i == 0 else None,
-                )  # fmt: skip
+                )
         axes.set(xlabel="optimiser steps", ylabel="largest N passed")
         axes.yaxis.get_major_locator().set_params(integer=True)
         axes.legend()
@@ -57,7 +61,9 @@ def forgetting(tables: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
         return made
 
 
-def timescales(points: Mapping[str, Sequence[Mapping[str, float]]], trained: Mapping[str, CurriculumRun]) -> "Figure":
+def timescales(
+    points: Mapping[str, Sequence[Mapping[str, float]]], trained: Mapping[str, CurriculumRun]
+) -> "Figure":
     """Mean tau over the course of training, and tau_net at some N."""
     with house_style():
         made, axes = figure(1, 3, (WIDTH * 1.25, 2.9))
@@ -82,12 +88,16 @@ def timescales(points: Mapping[str, Sequence[Mapping[str, float]]], trained: Map
         return made
 
 
-def distributions(nets: Mapping[str, Sequence[MemoryNetwork]], examples: Mapping[str, NetworkTimescales]) -> "Figure":
+def distributions(
+    nets: Mapping[str, Sequence[MemoryNetwork]], examples: Mapping[str, NetworkTimescales]
+) -> "Figure":
     """Histograms of tau, and autocorrelations of a few units with their fits on a logarithmic axis."""
     with house_style():
         made, axes = figure(1, 1 + len(examples), (WIDTH * 1.25, 2.9))
         taus = {
-            name: np.concatenate([net.tau.detach().cpu().numpy() for net in group if isinstance(net, LeakyRNN)])
+            name: np.concatenate(
+                [net.tau.detach().cpu().numpy() for net in group if isinstance(net, LeakyRNN)]
+            )
             for name, group in nets.items()
         }
         top = max(float(tau.max()) for tau in taus.values())
@@ -102,7 +112,9 @@ def distributions(nets: Mapping[str, Sequence[MemoryNetwork]], examples: Mapping
             ranked = [i for i in np.argsort(tau) if tau[i] > 1]
             shown = [ranked[int(q * (len(ranked) - 1))] for q in (0.25, 0.6, 0.9)] if ranked else []
             fitted = found.fit.curves(np.arange(31.0))
-            for unit, colour in zip(shown, (COLOURS["sky"], COLOURS["green"], COLOURS["purple"]), strict=False):
+            for unit, colour in zip(
+                shown, (COLOURS["sky"], COLOURS["green"], COLOURS["purple"]), strict=False
+            ):
                 values = found.curves.values[unit, :31]
                 lags = np.arange(len(values))
                 axis.plot(lags[values > 0], values[values > 0], "o", color=colour, markersize=3)
@@ -124,11 +136,20 @@ def perturbation(swept: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]])
             for name, curve in found.items():
                 sizes, mean, sd = (np.asarray(curve[key]) for key in ("sizes", "relative", "sd"))
                 axis.errorbar(
-                    sizes[1:], mean[1:], sd[1:], color=_colour(name), marker=_MARKERS.get(name, "o"), label=f"{name}-head"
+                    sizes[1:],
+                    mean[1:],
+                    sd[1:],
+                    color=_colour(name),
+                    marker=_MARKERS.get(name, "o"),
+                    label=f"{name}-head",
                 )
             axis.set_xscale("log")
             axis.axhline(0, color="#444444", linestyle=":", linewidth=1)
-            axis.set(title=titles.get(kind, kind), xlabel="relative size of the perturbation", ylabel="relative accuracy")
+            axis.set(
+                title=titles.get(kind, kind),
+                xlabel="relative size of the perturbation",
+                ylabel="relative accuracy",
+            )
         np.atleast_1d(axes)[0].legend()
         return made
 
@@ -160,9 +181,12 @@ def retraining(found: Mapping[str, Mapping[str, float]]) -> "Figure":
         made, axis = figure(1, 1, (WIDTH * 0.75, 2.9))
         for name, curve in found.items():
             axis.plot(
-                [int(N) for N in curve], list(curve.values()), color=_colour(name), marker=_MARKERS.get(name, "o"),
+                [int(N) for N in curve],
+                list(curve.values()),
+                color=_colour(name),
+                marker=_MARKERS.get(name, "o"),
                 label=f"{name}-head",
-            )  # fmt: skip
+            )
         axis.axhline(0.5, color="#444444", linestyle=":", linewidth=1)
         axis.set(xlabel="N retrained on", ylabel="accuracy (chance: 0.5)")
         axis.legend()

@@ -1,8 +1,8 @@
 """One and two exponentials fitted to many autocorrelation curves at once, each to its global optimum.
 
-Variable projection: with the decays given, the amplitudes are a small bounded linear problem with an exact solution.
-So only one or two numbers a curve are searched: first on a grid of all (pairs of) decays, then by damped Gauss-Newton
-steps from the best local minima of the grid, for all curves in one pass.
+Variable projection: with the decays given, the amplitudes are a small bounded linear problem with an exact
+solution. So only one or two numbers a curve are searched: first on a grid of all (pairs of) decays, then by
+damped Gauss-Newton steps from the best local minima of the grid, for all curves in one pass.
 """
 
 from collections.abc import Sequence
@@ -26,11 +26,11 @@ _STARTS = 4
 class TimescaleFit:
     """Fits of one and of two exponentials to each curve, and which of them AIC prefers.
 
-    **Arguments:** `tau`: the chosen model's timescale in samples, the slower one of two; NaN where no curve was
-    there to fit. `double`: whether two exponentials were chosen. `single`: time constant, amplitude. `pair`: fast and
-    slow time constants. `amplitude`, `slow_weight`: of the two-exponential fit; the weight of the slow part in it.
-    `rss`, `aic`: residual sums of squares and criteria, of one and of two exponentials. `at_bound`: a chosen time
-    constant lies at 0 or at the limit. `flat`: the unit never varied.
+    **Arguments:** `tau`: the chosen model's timescale in samples, the slower one of two; NaN where no curve
+    was there to fit. `double`: whether two exponentials were chosen. `single`: time constant, amplitude.
+    `pair`: fast and slow time constants. `amplitude`, `slow_weight`: of the two-exponential fit; the weight
+    of the slow part in it. `rss`, `aic`: residual sums of squares and criteria, of one and of two
+    exponentials. `at_bound`: a chosen time constant lies at 0 or at the limit. `flat`: the unit never varied.
     """
 
     tau: Float[Array, " curves"]
@@ -54,16 +54,19 @@ class TimescaleFit:
         return np.where(self.double[:, None], two, one)
 
     def good(self, min_weight: float = 0.02) -> Bool[Array, " curves"]:
-        """Curves whose fit is beyond doubt: not flat, not at a bound, and no slow part lighter than `min_weight`."""
+        """Curves whose fit is beyond doubt: not flat, not at a bound, and no slow part lighter than
+        `min_weight`."""
         return ~self.flat & ~self.at_bound & ~(self.double & (self.slow_weight < min_weight))
 
 
 def fit_timescales(curves: Autocorrelation | ArrayLike, *, fit_lags: int = 30) -> TimescaleFit:
-    r"""Fit $a e^{-k/t}$ and $a [c e^{-k/t_1} + (1-c) e^{-k/t_2}]$ to each curve at lags $0 \ldots$ `fit_lags`.
+    r"""Fit $a e^{-k/t}$ and $a [c e^{-k/t_1} + (1-c) e^{-k/t_2}]$ to each curve at lags $0 \ldots$
+    `fit_lags`.
 
-    Least squares with $0 \le a, c \le 1$ and $0 \le t \le 100$; the smaller $\mathrm{AIC} = 2q + n \ln(RSS/n)$ wins,
-    with $q$ = 2 or 4 (arXiv 2309.12927, released code). Where both residuals are rounding noise, one exponential
-    wins. A local fit from one start is often worse than its own nested model; this one is a global search.
+    Least squares with $0 \le a, c \le 1$ and $0 \le t \le 100$; the smaller $\mathrm{AIC} = 2q + n
+    \ln(RSS/n)$ wins, with $q$ = 2 or 4 (arXiv 2309.12927, released code). Where both residuals are rounding
+    noise, one exponential wins. A local fit from one start is often worse than its own nested model; this one
+    is a global search.
 
     **Arguments:** `curves`: autocorrelations, or an array `(curves, lags)` or `(lags,)` that starts at lag 0.
     `fit_lags`: the last lag of the fit, in samples.
@@ -78,9 +81,11 @@ def fit_timescales(curves: Autocorrelation | ArrayLike, *, fit_lags: int = 30) -
     require(values.ndim == 2, f"curves must have one or two axes, but {values.ndim} came")
     require(fit_lags >= 4, f"fit_lags must be at least 4, but {fit_lags} came")
     have = values.shape[1]
-    require(have > fit_lags, f"curves must reach lag {fit_lags}, but they have {have} lags, the first of them 0")
+    require(
+        have > fit_lags, f"curves must reach lag {fit_lags}, but they have {have} lags, the first of them 0"
+    )
     values = values[:, : fit_lags + 1]
-    flat = ~np.isfinite(values).all(1)
+    flat = np.asarray(~np.isfinite(values).all(1))
     fitted = [_fit(part) for part in np.array_split(values[~flat], max(1, (~flat).sum() // 500))]
     z, amplitudes, rss = (np.concatenate([part[i] for part in fitted]) for i in range(3))
     tau = _tau(z)
@@ -102,14 +107,14 @@ def fit_timescales(curves: Autocorrelation | ArrayLike, *, fit_lags: int = 30) -
 
     return TimescaleFit(
         tau=spread(used.max(1)),
-        double=spread(double, False),
+        double=spread(np.asarray(double), False),
         single=spread(np.stack([tau[:, 0], amplitudes[:, 0]], 1)),
         pair=spread(tau[:, 1:]),
         amplitude=spread(amplitudes[:, 1:].sum(1)),
         slow_weight=spread(weight),
         rss=spread(rss),
         aic=spread(aic),
-        at_bound=spread(at_bound, False),
+        at_bound=spread(np.asarray(at_bound), False),
         flat=flat,
     )
 
@@ -162,7 +167,11 @@ def _fit(y: Array) -> tuple[Array, Array, Array]:
     z2[worse] = z1[worse, None]
     a2[worse] = np.stack([a1[worse], np.zeros(worse.sum())], 1)
     rss2 = np.minimum(rss1, rss2)
-    return np.concatenate([z1[:, None], z2], 1), np.concatenate([a1[:, None], a2], 1), np.stack([rss1, rss2], 1)
+    return (
+        np.concatenate([z1[:, None], z2], 1),
+        np.concatenate([a1[:, None], a2], 1),
+        np.stack([rss1, rss2], 1),
+    )
 
 
 def _fit_single(y: Array) -> tuple[Array, Array, Array]:
@@ -200,7 +209,7 @@ def _fit_double(y: Array, single: Array) -> tuple[Array, Array, Array]:
     points = 48
     grid, phi, i, j, gii, gjj, gij = _pairs(points, n)
     b = y @ phi.T
-    p, q, drop = _bounded(b[:, i], b[:, j], gii, gjj, gij)
+    _, _, drop = _bounded(b[:, i], b[:, j], gii, gjj, gij)
     surface = np.full((len(y), points, points), np.inf)
     surface[:, i, j] = surface[:, j, i] = drop
     local = np.ones((len(y), len(i)), dtype=bool)
@@ -218,7 +227,8 @@ def _fit_double(y: Array, single: Array) -> tuple[Array, Array, Array]:
 
 
 def _bounded(b1: Array, b2: Array, g11: Array, g22: Array, g12: Array) -> tuple[Array, Array, Array]:
-    """Amplitudes `p, q >= 0, p + q <= 1` that minimise `-2 (p b1 + q b2) + p^2 g11 + 2 p q g12 + q^2 g22`, and it."""
+    """Amplitudes `p, q >= 0, p + q <= 1` that minimise `-2 (p b1 + q b2) + p^2 g11 + 2 p q g12 + q^2 g22`,
+    and it."""
 
     def value(p: Array, q: Array) -> Array:
         return p * (p * g11 - 2 * b1) + q * (q * g22 - 2 * b2) + 2 * p * q * g12
@@ -256,7 +266,8 @@ def _project(y: Array, z: Array) -> tuple[Array, Array, Array, Array]:
 
 
 def _refine(y: Array, z: Array, steps: int = 60) -> tuple[Array, Array, Array]:
-    """Damped Gauss-Newton steps on the projected problem, with `0 <= z <= top`, for all starts of all curves."""
+    """Damped Gauss-Newton steps on the projected problem, with `0 <= z <= top`, for all starts of all
+    curves."""
     shape, n, q = z.shape, y.shape[-1], z.shape[-1]
     y, z = y.reshape(-1, n), z.reshape(-1, q).copy()
     k = np.arange(n)
@@ -269,7 +280,8 @@ def _refine(y: Array, z: Array, steps: int = 60) -> tuple[Array, Array, Array]:
         slope = k * np.concatenate([np.zeros_like(phi[..., :1]), phi[..., :-1]], -1)
         jacobian = amp[..., None] * slope
         gradient = np.einsum("cqn,cn->cq", jacobian, residual)
-        # What the amplitudes will take up at once is no progress of the decays (Kaufman's variable projection).
+        # What the amplitudes will take up at once is no progress of the decays (Kaufman's variable
+        # projection).
         held = ((zt <= 0) & (gradient < 0)) | ((zt >= _TOP) & (gradient > 0))
         jacobian = np.where(held[..., None], 0.0, _free(jacobian, phi, amp))
         gradient = np.where(held, 0.0, np.einsum("cqn,cn->cq", jacobian, residual))
@@ -281,10 +293,16 @@ def _refine(y: Array, z: Array, steps: int = 60) -> tuple[Array, Array, Array]:
         _, new_amp, _, after = _project(yt, trial)
         better = after < before
         moved = np.abs(trial - zt).max(1)
-        z[todo[better]], amplitudes[todo[better]], rss[todo[better]] = trial[better], new_amp[better], after[better]
+        z[todo[better]], amplitudes[todo[better]], rss[todo[better]] = (
+            trial[better],
+            new_amp[better],
+            after[better],
+        )
         damping[todo] = np.where(better, np.maximum(damping[todo] / 10, 1e-12), damping[todo] * 8)
         gained = before - after
-        done = better & (gained <= 1e-13 * before) | (moved < 1e-15) | (damping[todo] > 1e8) | (before < 1e-28)
+        done = (
+            better & (gained <= 1e-13 * before) | (moved < 1e-15) | (damping[todo] > 1e8) | (before < 1e-28)
+        )
         todo = todo[~done]
         if not len(todo):
             break

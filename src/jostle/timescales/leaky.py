@@ -16,22 +16,26 @@ Placement = Literal["inside", "outside", "continuous"]
 
 
 class LeakyRNN(MemoryNetwork):
-    r"""A recurrent network of leaky neurons, with time constants $\tau_i$ in steps and $a_i = 1/\max(\tau_i, 1)$.
+    r"""A recurrent network of leaky neurons, with time constants $\tau_i$ in steps and $a_i = 1/\max(\tau_i,
+    1)$.
 
-    - `inside`: $r_t = \phi((1-a) r_{t-1} + a (W r_{t-1} + b + w x_t + b_w))$, the model of the paper's main results.
+    - `inside`: $r_t = \phi((1-a) r_{t-1} + a (W r_{t-1} + b + w x_t + b_w))$, the model of the paper's main
+      results.
     - `outside`: $r_t = (1-a) r_{t-1} + a \phi(W r_{t-1} + b + w x_t + b_w)$.
     - `continuous`: as `outside` with $a = 1/\max(k \tau, 1)$ and every input held for `k = substeps` steps.
 
-    From Khajehabdollahi et al., arXiv 2309.12927, and the code they released. The diagonal of `W` is masked in the
-    model, so that its gradient is exactly zero; a time constant at or below its bound means no leak at all.
+    From Khajehabdollahi et al., arXiv 2309.12927, and the code they released. The diagonal of `W` is masked
+    in the model, so that its gradient is exactly zero; a time constant at or below its bound means no leak at
+    all.
 
-    **Arguments:** `hidden`: neurons. `heads`: readouts, one for each N a curriculum will ask (one for a single head).
-    `tau`: initial time constants in steps: a range to draw from, a number, or one number a neuron. `train_tau`:
-    whether they are trained; `False` freezes them. `shared_tau`: one time constant for all neurons. `bound`:
-    `"clamp"` (faithful: below 1 the gradient is zero, so a neuron that falls there stays) or `"softplus"`
-    ($\tau = 1 + \mathrm{softplus}$, which never sticks). `placement`, `nonlinearity`, `slope` (of the leaky ReLU's
-    negative side): as above. `self_connections`: whether `W` has a diagonal. `init`: of `W`. `substeps`: `k`, or
-    several to draw from at each training step; only for `continuous`. `generator`: source of all initial values.
+    **Arguments:** `hidden`: neurons. `heads`: readouts, one for each N a curriculum will ask (one for a
+    single head). `tau`: initial time constants in steps: a range to draw from, a number, or one number a
+    neuron. `train_tau`: whether they are trained; `False` freezes them. `shared_tau`: one time constant for
+    all neurons. `bound`: `"clamp"` (faithful: below 1 the gradient is zero, so a neuron that falls there
+    stays) or `"softplus"` ($\tau = 1 + \mathrm{softplus}$, which never sticks). `placement`, `nonlinearity`,
+    `slope` (of the leaky ReLU's negative side): as above. `self_connections`: whether `W` has a diagonal.
+    `init`: of `W`. `substeps`: `k`, or several to draw from at each training step; only for `continuous`.
+    `generator`: source of all initial values.
     **Raises:** `JostleError` for a time constant below the bound or not finite, or settings that do not fit.
 
     >>> net = LeakyRNN(hidden=20, heads=3, generator=torch.Generator().manual_seed(0))
@@ -116,7 +120,8 @@ class LeakyRNN(MemoryNetwork):
         """The leak rates `a`, in (0, 1]."""
         scale = substeps if self.placement == "continuous" else 1
         steps = scale * self.tau
-        # Not `clamp`, whose gradient at exactly the bound is zero in some versions of torch and one in others.
+        # Not `clamp`, whose gradient at exactly the bound is zero in some versions of torch and one in
+        # others.
         return 1 / torch.where(steps < 1, torch.ones_like(steps), steps)
 
     def recurrent_matrix(self) -> Float[Tensor, "hidden hidden"]:
@@ -127,7 +132,9 @@ class LeakyRNN(MemoryNetwork):
         """This network alone, in the form that [`scan`][jostle.timescales.scan.scan] runs."""
         return fold([self], substeps)
 
-    def initial_state(self, batch: int, generator: torch.Generator | None = None) -> Float[Tensor, "batch hidden"]:
+    def initial_state(
+        self, batch: int, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "batch hidden"]:
         """`0.1 U(0, 1)` for every neuron and sequence, afresh at every call."""
         where = generator.device if generator is not None else self.bias.device
         draw = torch.rand(batch, self.hidden, generator=generator, dtype=self.bias.dtype, device=where)
@@ -138,7 +145,9 @@ class LeakyRNN(MemoryNetwork):
     ) -> Float[Tensor, "batch hidden"]:
         """One step as the textbook has it; slower than `states` and equal to it."""
         a = self.leak(substeps)
-        drive = state @ self.recurrent_matrix().T + self.bias + x[:, None] * self.input_weight + self.input_bias
+        drive = (
+            state @ self.recurrent_matrix().T + self.bias + x[:, None] * self.input_weight + self.input_bias
+        )
         if self.placement == "inside":
             return activate_((1 - a) * state + a * drive, self.nonlinearity, self.slope)
         return (1 - a) * state + a * activate_(drive, self.nonlinearity, self.slope)
@@ -178,7 +187,8 @@ class LeakyRNN(MemoryNetwork):
         return [self.weight]
 
     def spectral_radius(self) -> float:
-        """Largest modulus of the eigenvalues of `diag(1-a) + diag(a) W`, the network linearised where phi is 1."""
+        """Largest modulus of the eigenvalues of `diag(1-a) + diag(a) W`, the network linearised where phi is
+        1."""
         with torch.no_grad():
             a = self.leak(self.substeps[0])
             matrix = torch.diag(1 - a) + a[:, None] * self.recurrent_matrix()
@@ -188,8 +198,8 @@ class LeakyRNN(MemoryNetwork):
 def fold(nets: Sequence[LeakyRNN], substeps: int = 1) -> Folded:
     """Networks of one size and placement, stacked and with the leak folded into the matrix where it can be.
 
-    `inside`: `A = diag(1-a) + diag(a) W`, `c = a (b + b_w)`, `w = a w_in`; gradients of all parameters come from
-    these three by autograd, outside of the loop over time.
+    `inside`: `A = diag(1-a) + diag(a) W`, `c = a (b + b_w)`, `w = a w_in`; gradients of all parameters come
+    from these three by autograd, outside of the loop over time.
 
     >>> fold([LeakyRNN(5), LeakyRNN(5)]).matrix.shape
     torch.Size([2, 5, 7])
@@ -202,7 +212,9 @@ def fold(nets: Sequence[LeakyRNN], substeps: int = 1) -> Folded:
     # A silent neuron neither moves nor is heard: its row and its column go.
     alive = stacked("alive")
     matrix = stacked("weight") * (first.mask * alive[..., None] * alive[:, None])
-    drive = torch.stack([stacked("input_weight"), stacked("bias") + stacked("input_bias")], -1) * alive[..., None]
+    drive = (
+        torch.stack([stacked("input_weight"), stacked("bias") + stacked("input_bias")], -1) * alive[..., None]
+    )
     leak = torch.stack([net.leak(substeps) for net in nets])
     if first.placement != "inside":
         return Folded(torch.cat([matrix, drive], -1), leak * alive)

@@ -34,9 +34,9 @@ class NetworkTimescales:
         """The paper's statistics, over the units with `tau_net > 1`, and what that filter hides.
 
         **Arguments:** `min_weight`: also leave out two-exponential fits whose slow part weighs less.
-        **Returns:** `mean` and `sd` over the units kept (NaN if none), `kept` (their share), `median` over all
-        units, `double` (share of two-exponential fits), `doubtful` (share at a bound, or with a slow part below
-        2 %), `population` (the summed activity's timescale).
+        **Returns:** `mean` and `sd` over the units kept (NaN if none), `kept` (their share), `median` over
+        all units, `double` (share of two-exponential fits), `doubtful` (share at a bound, or with a slow part
+        below 2 %), `population` (the summed activity's timescale).
         """
         fit, tau = self.fit, self.fit.tau
         kept = (np.nan_to_num(tau) > 1) & ~(fit.double & (np.nan_to_num(fit.slow_weight) < min_weight))
@@ -64,17 +64,19 @@ def network_timescales(
 ) -> NetworkTimescales:
     """Drive a network with the task's random bits and fit the autocorrelation of every unit.
 
-    The autocovariance is accumulated block by block, so memory does not grow with `steps`. With `p ~ U(0, 1)` a
-    trial, the few draws of p dominate the spread between measurements: use one `generator` to compare networks.
+    The autocovariance is accumulated block by block, so memory does not grow with `steps`. With `p ~ U(0, 1)`
+    a trial, the few draws of p dominate the spread between measurements: use one `generator` to compare
+    networks.
 
-    **Arguments:** `network`, `task`. `generator`: source of inputs and initial states. `steps`: kept a trial, after
-    `burn_in` steps. `trials`. `max_lag`: of the curves, `fit_lags`: of the fits, in steps.
+    **Arguments:** `network`, `task`. `generator`: source of inputs and initial states. `steps`: kept a trial,
+    after `burn_in` steps. `trials`. `max_lag`: of the curves, `fit_lags`: of the fits, in steps.
     **Returns:** curves and fits of the units, and of their sum.
     **Raises:** `JostleError` if the network diverges, or for a series too short for its lags.
 
     >>> from jostle.timescales import LeakyRNN, NParity
     >>> net = LeakyRNN(6, generator=torch.Generator().manual_seed(0))
-    >>> found = network_timescales(net, NParity(p=0.5), generator=torch.Generator().manual_seed(1), steps=2000)
+    >>> bits = torch.Generator().manual_seed(1)
+    >>> found = network_timescales(net, NParity(p=0.5), generator=bits, steps=2000)
     >>> found.fit.tau.shape
     (6,)
     """
@@ -87,7 +89,10 @@ def network_timescales(
         whole.add(states.sum(-1, keepdim=True))
     curves, population = units.finish(), whole.finish()
     return NetworkTimescales(
-        curves, fit_timescales(curves, fit_lags=fit_lags), population, fit_timescales(population, fit_lags=fit_lags)
+        curves,
+        fit_timescales(curves, fit_lags=fit_lags),
+        population,
+        fit_timescales(population, fit_lags=fit_lags),
     )
 
 
@@ -95,8 +100,8 @@ def network_timescales(
 class Dimensionality:
     """How many directions a network's activity fills, averaged over trials.
 
-    **Arguments:** `components`: the smallest number of principal components that explain the wanted share of the
-    variance. `participation`: the participation ratio $(\\sum \\lambda)^2 / \\sum \\lambda^2$.
+    **Arguments:** `components`: the smallest number of principal components that explain the wanted share of
+    the variance. `participation`: the participation ratio $(\\sum \\lambda)^2 / \\sum \\lambda^2$.
     """
 
     components: float
@@ -115,8 +120,8 @@ def dimensionality(
 ) -> Dimensionality:
     """Principal components of a driven network's activity, trial by trial.
 
-    **Arguments:** as [`network_timescales`][jostle.timescales.measuring.network_timescales]; `explained`: the share
-    of the variance that the components must explain, in (0, 1).
+    **Arguments:** as [`network_timescales`][jostle.timescales.measuring.network_timescales]; `explained`: the
+    share of the variance that the components must explain, in (0, 1).
 
     >>> from jostle.timescales import LeakyRNN, NParity
     >>> net = LeakyRNN(6, generator=torch.Generator().manual_seed(0))
@@ -142,7 +147,12 @@ def dimensionality(
 
 
 def _activity(
-    network: MemoryNetwork, task: MemoryTask, generator: torch.Generator, steps: int, trials: int, burn_in: int
+    network: MemoryNetwork,
+    task: MemoryTask,
+    generator: torch.Generator,
+    steps: int,
+    trials: int,
+    burn_in: int,
 ) -> Iterator[Float[Tensor, "time trials hidden"]]:
     bits = task.encode(task.bits(trials, burn_in + steps, generator))
     state = network.initial_state(trials, generator)
@@ -153,7 +163,9 @@ def _activity(
             continue
         with torch.no_grad():
             states, state = network.states(piece, state)
-        require(bool(torch.isfinite(states[-1]).all()), "the network's activity diverges: it has no timescale")
+        require(
+            bool(torch.isfinite(states[-1]).all()), "the network's activity diverges: it has no timescale"
+        )
         if index:
             yield states
 
@@ -161,8 +173,9 @@ def _activity(
 class _Autocovariance:
     """Autocovariance at a few lags of a series that comes in blocks.
 
-    `C(k) = [S(k) - m (head(k) + tail(k)) + (T-k) m^2] / (T-k)`: products at lag k, the trial's mean, and the sums of
-    all but the last and the first k samples. All is taken relative to the first sample, so that nothing cancels.
+    `C(k) = [S(k) - m (head(k) + tail(k)) + (T-k) m^2] / (T-k)`: products at lag k, the trial's mean, and the
+    sums of all but the last and the first k samples. All is taken relative to the first sample, so that
+    nothing cancels.
     """
 
     def __init__(self, max_lag: int) -> None:
@@ -199,7 +212,9 @@ class _Autocovariance:
         zero = torch.zeros_like(mean)[None]
         head = torch.cat([zero, self.first.double().cumsum(0)])
         tail = torch.cat([zero, self.kept.double().flip(0).cumsum(0)])
-        pairs = (self.samples - torch.arange(self.max_lag + 1, device=mean.device, dtype=mean.dtype))[:, None, None]
+        pairs = (self.samples - torch.arange(self.max_lag + 1, device=mean.device, dtype=mean.dtype))[
+            :, None, None
+        ]
         covariance = (self.products - mean * (2 * self.total - head - tail)) / pairs + mean**2
         # A unit that never moves leaves only rounding noise of its own size.
         assert self.shift is not None

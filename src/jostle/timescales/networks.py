@@ -34,7 +34,8 @@ class MemoryNetwork(nn.Module, ABC):
         self.register_buffer("alive", torch.ones(hidden))
 
     def initial_state(self, batch: int, generator: torch.Generator | None = None) -> Any:
-        """The state before the first step: zeros of shape `(batch, hidden)` unless the network says otherwise."""
+        """The state before the first step: zeros of shape `(batch, hidden)` unless the network says
+        otherwise."""
         return self.head_weight.new_zeros(batch, self.hidden)
 
     @abstractmethod
@@ -60,7 +61,8 @@ class MemoryNetwork(nn.Module, ABC):
     ) -> tuple[Float[Tensor, "time batch hidden"], Any]:
         """Run over a batch of sequences.
 
-        **Arguments:** `x`: the inputs. `state`: where to start; default `initial_state`. `generator`: for the latter.
+        **Arguments:** `x`: the inputs. `state`: where to start; default `initial_state`. `generator`: for the
+        latter.
         **Returns:** the units after every step, and the last state.
         """
         state = self.silence(self.initial_state(len(x), generator) if state is None else state)
@@ -89,7 +91,10 @@ class MemoryNetwork(nn.Module, ABC):
         return logits.unflatten(-1, (len(heads), 2))
 
     def forward(
-        self, x: Float[Tensor, "batch time"], heads: Sequence[int] = (0,), generator: torch.Generator | None = None
+        self,
+        x: Float[Tensor, "batch time"],
+        heads: Sequence[int] = (0,),
+        generator: torch.Generator | None = None,
     ) -> Float[Tensor, "batch heads classes"]:
         """Logits of the chosen heads at the end of each sequence."""
         return self.readout(self.final(x, generator), heads)

@@ -1,4 +1,5 @@
-"""Nudges: push weights or time constants a given relative distance, remove neurons, and watch the memory answer."""
+"""Nudges: push weights or time constants a given relative distance, remove neurons, and watch the memory
+answer."""
 
 import copy
 import math
@@ -15,8 +16,8 @@ from jostle.core.errors import require
 from jostle.timescales.evaluating import stream_accuracy
 from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.starting import seeded
 from jostle.timescales.tasks import MemoryTask
-from jostle.timescales.training import seeded
 
 Kind = Literal["weights", "weights_mult", "weights_subspace", "tau_abs", "tau_signed", "tau_add"]
 Array = np.ndarray
@@ -29,9 +30,10 @@ def perturb(network: MemoryNetwork, kind: Kind, size: float, generator: torch.Ge
     - `weights`: $W + \epsilon \|W\|_F D / \|D\|_F$; the diagonal stays zero, so the true relative size is
       $\epsilon \sqrt{1 - d}$ with d the diagonal's share of $\|D\|^2$.
     - `weights_mult`: $W (1 + \epsilon\, U(0, 1))$ entry by entry.
-    - `weights_subspace`: $\epsilon \|W\|_F\, U \operatorname{diag}(D) V^\top / \|D\|$ along W's own singular vectors.
-    - `tau_abs`: $\tau + \epsilon \|\tau\|_2 |D| / \|D\|_2$, which only lengthens; `tau_signed` with D; `tau_add`:
-      $\tau + \epsilon D$.
+    - `weights_subspace`: $\epsilon \|W\|_F\, U \operatorname{diag}(D) V^\top / \|D\|$ along W's own singular
+      vectors.
+    - `tau_abs`: $\tau + \epsilon \|\tau\|_2 |D| / \|D\|_2$, which only lengthens; `tau_signed` with D;
+      `tau_add`: $\tau + \epsilon D$.
 
     Definitions of arXiv 2309.12927's released code; `weights_subspace` is a control of ours.
 
@@ -74,10 +76,10 @@ def ablate(
 ) -> MemoryNetwork:
     """A copy of a network without some neurons.
 
-    **Arguments:** `neurons`: which. `mode`: `"remove"` holds their activity at zero, in the recurrence and in every
-    head. `"released"` does what the released code does, for comparison: rows and columns of the recurrent weights,
-    the input weights and head **0** are zeroed, but their biases still drive them and the other heads still read
-    them. `"readout"` only hides them from all heads.
+    **Arguments:** `neurons`: which. `mode`: `"remove"` holds their activity at zero, in the recurrence and in
+    every head. `"released"` does what the released code does, for comparison: rows and columns of the
+    recurrent weights, the input weights and head **0** are zeroed, but their biases still drive them and the
+    other heads still read them. `"readout"` only hides them from all heads.
     **Raises:** `JostleError` for a neuron that is not there, or for all of them.
 
     >>> net = ablate(LeakyRNN(4), [2])
@@ -85,7 +87,10 @@ def ablate(
     True
     """
     gone = sorted(set(neurons))
-    require(all(0 <= i < network.hidden for i in gone), f"neurons must lie in 0 ... {network.hidden - 1}, got {gone}")
+    require(
+        all(0 <= i < network.hidden for i in gone),
+        f"neurons must lie in 0 ... {network.hidden - 1}, got {gone}",
+    )
     require(len(gone) < network.hidden, "neurons names all neurons: nothing would be left")
     cut = copy.deepcopy(network)
     with torch.no_grad():
@@ -107,7 +112,8 @@ def ablate(
 class Sweep:
     """Accuracy of one network under perturbations of growing size.
 
-    **Arguments:** `sizes`: epsilon, 0 first. `accuracy`: one row a size, one column a draw of perturbation and input.
+    **Arguments:** `sizes`: epsilon, 0 first. `accuracy`: one row a size, one column a draw of perturbation
+    and input.
     """
 
     kind: str
@@ -148,8 +154,8 @@ def perturbation_sweep(
     A draw has one direction and one input for all sizes, so that a curve shows the size and not the luck.
 
     **Arguments:** `network`, `task`. `N`: what is asked, of `head`. `kind`, `sizes`: of
-    [`perturb`][jostle.timescales.perturbing.perturb]; default the paper's; 0 is put in front if it is missing.
-    `draws`: of perturbation and input. `steps`, `warmup`: of the stream. `seed`: names the draws.
+    [`perturb`][jostle.timescales.perturbing.perturb]; default the paper's; 0 is put in front if it is
+    missing. `draws`: of perturbation and input. `steps`, `warmup`: of the stream. `seed`: names the draws.
 
     >>> from jostle.timescales import NParity
     >>> net = LeakyRNN(10, generator=torch.Generator().manual_seed(0))
@@ -162,7 +168,9 @@ def perturbation_sweep(
     for draw in range(draws):
         pushed = [perturb(network, kind, size, seeded(seed, f"{kind}/{draw}")) for size in wanted]
         generator = seeded(seed, f"input/{draw}", network.head_weight.device)
-        rows.append(stream_accuracy(pushed, task, {N: head}, generator=generator, steps=steps, warmup=warmup)[:, 0, 0])
+        rows.append(
+            stream_accuracy(pushed, task, {N: head}, generator=generator, steps=steps, warmup=warmup)[:, 0, 0]
+        )
     return Sweep(kind, wanted, np.stack(rows, 1))
 
 
@@ -170,8 +178,8 @@ def perturbation_sweep(
 class Ablation:
     """Accuracy of one network without one neuron at a time.
 
-    **Arguments:** `base`: with all neurons, one number a draw. `neurons`, `tau`: which neuron was missing, and its
-    effective time constant (NaN if it has none). `accuracy`: one row a neuron, one column a draw.
+    **Arguments:** `base`: with all neurons, one number a draw. `neurons`, `tau`: which neuron was missing,
+    and its effective time constant (NaN if it has none). `accuracy`: one row a neuron, one column a draw.
     """
 
     base: Float[Array, " draws"]
@@ -226,7 +234,9 @@ def ablation(
     base, rows = [], []
     for draw in range(draws):
         # The same stream of random numbers each time: the networks differ by the missing neuron only.
-        def score(networks: Sequence[MemoryNetwork], silent: Sequence[int] | None = None, draw: int = draw) -> Tensor:
+        def score(
+            networks: Sequence[MemoryNetwork], silent: Sequence[int] | None = None, draw: int = draw
+        ) -> Tensor:
             generator = seeded(seed, f"input/{draw}", network.head_weight.device)
             found = _same_stream(networks, task, {N: head}, generator, steps, warmup, silent)
             return torch.as_tensor(found)
@@ -254,7 +264,9 @@ def _same_stream(
     warmup: int,
     silent: Sequence[int] | None,
 ) -> Array:
-    found = stream_accuracy(networks, task, heads, generator=generator, steps=steps, warmup=warmup, silent=silent)
+    found = stream_accuracy(
+        networks, task, heads, generator=generator, steps=steps, warmup=warmup, silent=silent
+    )
     return found[0, :, 0] if silent is not None else found[:, 0, 0]
 
 

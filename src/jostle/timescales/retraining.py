@@ -1,4 +1,5 @@
-"""Generalisation beyond the trained N: a network that knows N learns one later N', for a fixed number of steps."""
+"""Generalisation beyond the trained N: a network that knows N learns one later N', for a fixed number of
+steps."""
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
@@ -12,8 +13,9 @@ from jostle.core.errors import require
 from jostle.timescales.curricula import Direct
 from jostle.timescales.evaluating import stream_accuracy
 from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.starting import Optimiser, seeded, sgd
 from jostle.timescales.tasks import MemoryTask
-from jostle.timescales.training import CurriculumRun, Optimiser, seeded, sgd, train_curriculum
+from jostle.timescales.training import CurriculumRun, train_curriculum
 
 
 def retrain_generalisation(
@@ -33,12 +35,13 @@ def retrain_generalisation(
 ) -> Float[np.ndarray, "targets draws"]:
     """Accuracy on each later N after a copy of the network was trained on it alone.
 
-    The copies train side by side, with one head that starts as a copy of `head` (for a multi-head network its newest;
-    the paper does not say which).
+    The copies train side by side, with one head that starts as a copy of `head` (for a multi-head network its
+    newest; the paper does not say which).
 
-    **Arguments:** `network`: is left as it is. `task`. `targets`: the Ns to learn. `head`: where the readout starts.
-    `epochs` of `steps` optimiser steps each, whatever the accuracy. `batch`, `optimiser`, `seed`, `resume`,
-    `callback`: as in [`train_curriculum`][jostle.timescales.training.train_curriculum]. `draws`: streams to score.
+    **Arguments:** `network`: is left as it is. `task`. `targets`: the Ns to learn. `head`: where the readout
+    starts. `epochs` of `steps` optimiser steps each, whatever the accuracy. `batch`, `optimiser`, `seed`,
+    `resume`, `callback`: as in [`train_curriculum`][jostle.timescales.training.train_curriculum]. `draws`:
+    streams to score.
     **Returns:** one row a target: accuracies on streams of fair bits.
 
     >>> from jostle.timescales import LeakyRNN, NParity
@@ -74,5 +77,7 @@ def retrain_generalisation(
     for one, N in zip(copies, targets, strict=True):
         generator = seeded(seed, f"score/{N}", network.head_weight.device)
         warmup = max(100, N)
-        rows.append(stream_accuracy([one], task, {N: 0}, generator=generator, streams=draws, warmup=warmup)[0, :, 0])
+        rows.append(
+            stream_accuracy([one], task, {N: 0}, generator=generator, streams=draws, warmup=warmup)[0, :, 0]
+        )
     return np.stack(rows)

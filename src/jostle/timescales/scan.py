@@ -1,9 +1,9 @@
 """The loop over time: all steps of many leaky networks at once, with a hand-written backward pass.
 
-A leaky cell reads `r(t) = phi(A r(t-1) + w x(t) + c)` once its leak is folded into the matrix, so that a step is
-one matrix product and one pointwise operation. The columns `w` and `c` are appended to `A`, and the input and a
-one to the state: the drive then costs no operation of its own, and the gradients of `w` and `c` come out of the
-product that makes the gradient of `A`.
+A leaky cell reads `r(t) = phi(A r(t-1) + w x(t) + c)` once its leak is folded into the matrix, so that a step
+is one matrix product and one pointwise operation. The columns `w` and `c` are appended to `A`, and the input
+and a one to the state: the drive then costs no operation of its own, and the gradients of `w` and `c` come
+out of the product that makes the gradient of `A`.
 """
 
 from collections.abc import Sequence
@@ -22,8 +22,8 @@ _aten = torch.ops.aten
 class Folded(NamedTuple):
     """Networks in the form that the loop runs.
 
-    **Arguments:** `matrix`: `[A | w | c]`. `leak`: `a` of the form `r = (1-a) r + a phi(A r + w x + c)`, or `None`
-    for `r = phi(A r + w x + c)`.
+    **Arguments:** `matrix`: `[A | w | c]`. `leak`: `a` of the form `r = (1-a) r + a phi(A r + w x + c)`, or
+    `None` for `r = phi(A r + w x + c)`.
     """
 
     matrix: Float[Tensor, "networks hidden hidden+2"]
@@ -61,7 +61,8 @@ def _back_(grad: Tensor, out: Tensor, kind: Nonlinearity, slope: float) -> Tenso
 
 
 def _states(x: Tensor, start: Tensor) -> Tensor:
-    """A buffer `(time + 1, networks, batch, hidden + 2)` with the first state, the inputs and the ones filled in."""
+    """A buffer `(time + 1, networks, batch, hidden + 2)` with the first state, the inputs and the ones filled
+    in."""
     networks, batch, steps = x.shape
     hidden = start.shape[-1]
     states = start.new_empty(steps + 1, networks, batch, hidden + 2)
@@ -153,6 +154,7 @@ class _Scan(torch.autograd.Function):
                 grad, scratch = scratch, grad
             else:
                 here, value = grad[:n], values[t, :n]
+                assert d_leak is not None
                 d_leak[:n] += (here * (value - before[..., :hidden])).sum(1)
                 delta = _back_(torch.mul(here, leak[:n, None], out=scratch[:n]), value, kind, slope)
                 d_matrix[:n].baddbmm_(delta.transpose(1, 2), before)
@@ -172,8 +174,9 @@ def scan(
     """The last state of many networks, or all of them, with gradients.
 
     **Arguments:** `folded`: the networks. `start`: their first states. `x`: their inputs. `active`: how many
-    networks (the first ones) move at each step; the others wait, with their state frozen, so that sequences of
-    unequal length run side by side, padded on the left. `every`: whether to return the states after every step.
+    networks (the first ones) move at each step; the others wait, with their state frozen, so that sequences
+    of unequal length run side by side, padded on the left. `every`: whether to return the states after every
+    step.
     **Returns:** the states after the last step, or after every step with the time in front.
 
     >>> half = Folded(torch.tensor([[[0.5, 1.0, 0.0]]]), None)
@@ -193,8 +196,8 @@ def trace(
 ) -> Float[Tensor, "time networks batch hidden"]:
     """All states of many networks, without gradients.
 
-    **Arguments:** as [`scan`][jostle.timescales.scan.scan]; `mask`: zero where a neuron is held at zero, so that
-    the streams of one batch can each miss a neuron of their own.
+    **Arguments:** as [`scan`][jostle.timescales.scan.scan]; `mask`: zero where a neuron is held at zero, so
+    that the streams of one batch can each miss a neuron of their own.
 
     >>> half = Folded(torch.tensor([[[0.5, 1.0, 0.0]]]), None)
     >>> trace(half, torch.ones(1, 1, 1), torch.zeros(1, 1, 2)).flatten()

@@ -20,8 +20,8 @@ _SETTINGS = ("placement", "nonlinearity", "slope", "bound", "substeps")
 class Snapshot:
     """A leaky network with the task it knows.
 
-    **Arguments:** `network`. `task`: `"parity"` or `"dms"`. `N`: the largest N it passed, 0 for none. `head`: the
-    readout that answers it. `record`: numbers of its training.
+    **Arguments:** `network`. `task`: `"parity"` or `"dms"`. `N`: the largest N it passed, 0 for none. `head`:
+    the readout that answers it. `record`: numbers of its training.
 
     >>> Snapshot(LeakyRNN(4), "parity", 3, 0).numbers()["N"]
     3

@@ -1,4 +1,5 @@
-"""Memory tasks on a stream of bits: what is asked is one integer N back, and the label costs one cumulative sum."""
+"""Memory tasks on a stream of bits: what is asked is one integer N back, and the label costs one cumulative
+sum."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,8 +18,9 @@ from jostle.core.errors import require
 class MemoryTask(ABC):
     """A task that asks for one bit about the last N inputs. A task of your own says `labels_in_time`.
 
-    **Arguments:** `p`: probability of a one: a number, or `"uniform"` for a fresh `p ~ U(0, 1)` **per sequence**
-    (the paper's law for parity in training). `signed`: whether the network sees -1 and 1 rather than 0 and 1.
+    **Arguments:** `p`: probability of a one: a number, or `"uniform"` for a fresh `p ~ U(0, 1)` **per
+    sequence** (the paper's law for parity in training). `signed`: whether the network sees -1 and 1 rather
+    than 0 and 1.
     **Raises:** `JostleError` if `p` lies outside of [0, 1].
     """
 
@@ -66,8 +68,8 @@ class MemoryTask(ABC):
     ) -> tuple[Float[Tensor, "batch time"], Int[Tensor, "batch tasks"]]:
         """A batch of sequences of one length, and the label of each N at their end.
 
-        **Arguments:** `batch`: sequences. `Ns`: what is asked, each at least 2. `generator`: source of all draws.
-        `length`: default drawn by the law of `length`.
+        **Arguments:** `batch`: sequences. `Ns`: what is asked, each at least 2. `generator`: source of all
+        draws. `length`: default drawn by the law of `length`.
         **Returns:** what the network sees, and the labels in the order of `Ns`.
         **Raises:** `JostleError` if an N is below 2 or longer than the sequence.
 
@@ -88,8 +90,8 @@ class MemoryTask(ABC):
 class NParity(MemoryTask):
     """N-parity: the sum of the last N bits, modulo 2.
 
-    With `p ~ U(0, 1)` a sequence, the class 0 has probability `1/2 + 1/(2 (N+1))` for even N and 1/2 for odd N:
-    see [`blind_accuracy`][jostle.timescales.tasks.blind_accuracy].
+    With `p ~ U(0, 1)` a sequence, the class 0 has probability `1/2 + 1/(2 (N+1))` for even N and 1/2 for odd
+    N: see [`blind_accuracy`][jostle.timescales.tasks.blind_accuracy].
 
     >>> bits = torch.tensor([[1.0, 0.0, 1.0, 1.0]])
     >>> NParity().labels(bits, [2, 3, 4]).tolist(), NParity().labels_in_time(bits, 2).tolist()

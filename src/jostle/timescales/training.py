@@ -2,7 +2,6 @@
 
 import copy
 import time
-import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,48 +14,11 @@ from jostle.timescales.curricula import Curriculum, Ns
 from jostle.timescales.leaky import LeakyRNN, fold
 from jostle.timescales.networks import MemoryNetwork
 from jostle.timescales.scan import scan
+from jostle.timescales.starting import Optimiser, seeded, sgd
 from jostle.timescales.tasks import MemoryTask
 
 # On a processor one network of this size fills the caches by itself, and a batched product only loses.
 _SIDE_BY_SIDE = 200
-
-Optimiser = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
-
-
-def sgd(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of the released code: learning rate 0.05, momentum 0.1, Nesterov.
-
-    >>> sgd([nn.Parameter(torch.zeros(1))]).defaults["momentum"]
-    0.1
-    """
-    return torch.optim.SGD(parameters, lr=0.05, momentum=0.1, nesterov=True, fused=True)
-
-
-def adam(parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of the released code for LSTM networks: Adam, learning rate 0.001.
-
-    >>> adam([nn.Parameter(torch.zeros(1))]).defaults["lr"]
-    0.001
-    """
-    return torch.optim.Adam(parameters, lr=1e-3)
-
-
-def seeded(seed: int, name: str, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator whose stream depends on `seed` and `name` only.
-
-    >>> torch.equal(torch.rand(2, generator=seeded(0, "a")), torch.rand(2, generator=seeded(0, "a")))
-    True
-    """
-    return torch.Generator(device).manual_seed(zlib.crc32(f"{seed}/{name}".encode()))
-
-
-def replicas(make: Callable[[torch.Generator], MemoryNetwork], count: int, seed: int = 0) -> list[MemoryNetwork]:
-    """Networks that differ in their initial values only.
-
-    >>> len(replicas(lambda generator: LeakyRNN(5, generator=generator), 3))
-    3
-    """
-    return [make(seeded(seed, f"network/{i}")) for i in range(count)]
 
 
 @dataclass
@@ -87,11 +49,11 @@ class Learner:
 class CurriculumRun:
     """Networks in training, and all that was recorded of them.
 
-    `rows` holds one record for each test: network, newest N, steps, seconds, accuracy of the newest N and of the
-    mean over active heads (on the sequences that were needed to decide), whether the gate was passed, mean, SD and
-    maximum of the raw and mean of the effective time constants, the share of neurons at or below the bound (with
-    the faithful clamp those below it are stuck), the share of steps whose gradient was clipped, and
-    the spectral radius where a gate was passed.
+    `rows` holds one record for each test: network, newest N, steps, seconds, accuracy of the newest N and of
+    the mean over active heads (on the sequences that were needed to decide), whether the gate was passed,
+    mean, SD and maximum of the raw and mean of the effective time constants, the share of neurons at or below
+    the bound (with the faithful clamp those below it are stuck), the share of steps whose gradient was
+    clipped, and the spectral radius where a gate was passed.
     """
 
     learners: list[Learner]
@@ -199,23 +161,25 @@ def train_curriculum(
 ) -> CurriculumRun:
     """Train networks in place; each goes on to its next stage when it passes the gate.
 
-    The loss is the **sum** over active heads of the mean cross-entropy (arXiv 2309.12927, released code): with many
-    heads the clip at `clip` sets the length of a step. Replicas of a leaky network run as one batched product where
-    that is faster. They draw their own data, but share the quantile of the sequence length, so that replicas at one
-    N need no padding; a replica alone sees the very stream that it sees in company.
+    The loss is the **sum** over active heads of the mean cross-entropy (arXiv 2309.12927, released code):
+    with many heads the clip at `clip` sets the length of a step. Replicas of a leaky network run as one
+    batched product where that is faster. They draw their own data, but share the quantile of the sequence
+    length, so that replicas at one N need no padding; a replica alone sees the very stream that it sees in
+    company.
 
-    **Arguments:** `networks`: one or more. `task`. `curriculum`: one for all, or one for each. `optimiser`: makes
-    one from parameters. `batch`: sequences a step. `steps`: optimiser steps between tests. `test_batches`: batches
-    a test; a test ends early once its outcome is certain, which changes no decision. `gate`: to advance, both the
-    mean over active heads and the newest N must be **above** it. `clip`: of the global gradient norm. `max_N`: a
-    network that passed it is finished. `max_steps`, `seconds`: budget; a budget of seconds cannot be repeated to
-    the step. `keep`: the Ns whose checkpoints are kept, default all. `seed`, `identities`: name the streams of
-    random numbers. `resume`: a `state()`; training goes on as if never broken off. `callback`: called after tests.
+    **Arguments:** `networks`: one or more. `task`. `curriculum`: one for all, or one for each. `optimiser`:
+    makes one from parameters. `batch`: sequences a step. `steps`: optimiser steps between tests.
+    `test_batches`: batches a test; a test ends early once its outcome is certain, which changes no decision.
+    `gate`: to advance, both the mean over active heads and the newest N must be **above** it. `clip`: of the
+    global gradient norm. `max_N`: a network that passed it is finished. `max_steps`, `seconds`: budget; a
+    budget of seconds cannot be repeated to the step. `keep`: the Ns whose checkpoints are kept, default all.
+    `seed`, `identities`: name the streams of random numbers. `resume`: a `state()`; training goes on as if
+    never broken off. `callback`: called after tests.
     **Returns:** the record. A network ends as `"finished"`, `"out of heads"`, `"diverged"` (its last good
     checkpoint is restored) or, when the budget is spent, `"learning"`.
     **Raises:** `JostleError` for settings that do not fit.
 
-    >>> from jostle.timescales import MultiHead, NParity
+    >>> from jostle.timescales import MultiHead, NParity, replicas
     >>> nets = replicas(lambda generator: LeakyRNN(10, heads=2, generator=generator), 2)
     >>> run = train_curriculum(nets, NParity(), MultiHead(), batch=8, steps=5, test_batches=1, max_steps=10)
     >>> run.steps, len(run.rows)
@@ -263,7 +227,8 @@ def train_curriculum(
 def _about(learner: Learner) -> str:
     network = learner.network
     placement = f", {network.placement}, {network.nonlinearity}" if isinstance(network, LeakyRNN) else ""
-    return f"{type(network).__name__}({network.hidden}, {network.heads} heads{placement}) by {learner.curriculum}"
+    kind = f"{type(network).__name__}({network.hidden}, {network.heads} heads{placement})"
+    return f"{kind} by {learner.curriculum}"
 
 
 def _check_heads(learner: Learner, max_N: int | None) -> None:
@@ -274,7 +239,7 @@ def _check_heads(learner: Learner, max_N: int | None) -> None:
             head = learner.curriculum.head(N, active)
             require(
                 head < learner.network.heads,
-                f"heads must be at least {head + 1} to ask N = {N}, but the network has {learner.network.heads}",
+                f"heads must be at least {head + 1} to ask N = {N}, but {learner.network.heads} came",
             )
         if max_N is None or active[-1] >= max_N:
             return
@@ -284,7 +249,11 @@ def _check_heads(learner: Learner, max_N: int | None) -> None:
 def _step(run: CurriculumRun, learners: list[Learner], batch: int, clip: float) -> None:
     u = float(torch.rand((), generator=run.lengths))
     k = float(torch.rand((), generator=run.lengths))
-    groups = [learners] if _fit_together([learner.network for learner in learners]) else [[one] for one in learners]
+    groups = (
+        [learners]
+        if _fit_together([learner.network for learner in learners])
+        else [[one] for one in learners]
+    )
     for group in groups:
         # Longest first: the networks that move at a step are then a slice.
         group = sorted(group, key=lambda learner: -learner.active[-1])
@@ -293,7 +262,9 @@ def _step(run: CurriculumRun, learners: list[Learner], batch: int, clip: float) 
         losses = []
         for learner, final, (_, labels) in zip(group, units, data, strict=True):
             logits = learner.network.readout(final, learner.heads)
-            losses.append(nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()) * len(learner.heads))
+            losses.append(
+                nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()) * len(learner.heads)
+            )
             learner.optimiser.zero_grad(set_to_none=True)
         torch.stack(losses).sum().backward()
         for learner in group:
@@ -315,7 +286,9 @@ def _final_units(group: list[Learner], xs: list[Tensor], k: float) -> Iterator[T
     start = torch.stack([a.network.initial_state(x.shape[1], a.draws) * a.network.alive for a in group])
     active = None
     if xs[-1].shape[1] < longest:
-        active = [sum(one.shape[1] >= longest - t for one in xs) for t in range(longest) for _ in range(substeps)]
+        active = [
+            sum(one.shape[1] >= longest - t for one in xs) for t in range(longest) for _ in range(substeps)
+        ]
     x = x.to(start.dtype).repeat_interleave(substeps, -1)
     yield from scan(fold(nets, substeps), start, x, network.nonlinearity, network.slope, active)
 
@@ -388,7 +361,7 @@ def _advance(learner: Learner, N: int, max_N: int | None, keep: Collection[int] 
     if keep is None or N in keep:
         learner.kept[N] = learner.last
     following = learner.curriculum.next(learner.active)
-    if following is None or (max_N is not None and N >= max_N):
+    if following is None or (max_N is not None and max_N <= N):
         learner.status = "finished"
     elif max(learner.curriculum.head(M, following) for M in following) >= learner.network.heads:
         learner.status = "out of heads"

@@ -16,7 +16,8 @@ from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.perturbing import Kind, choose_neurons, perturbation_sweep
 from jostle.timescales.perturbing import ablation as run_ablation
 from jostle.timescales.snapshots import TASKS, Snapshot, TaskName
-from jostle.timescales.training import CurriculumRun, replicas, train_curriculum
+from jostle.timescales.starting import replicas
+from jostle.timescales.training import CurriculumRun, train_curriculum
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,10 @@ class RecordingTimescales:
         require(path.suffix == ".csv", f"out must end in .csv or .json, but {path.name} came")
         table = self.table()
         rows = zip(*table.values(), strict=True)
-        lines = [",".join(["unit", *table]), *(",".join([str(i), *map(str, row)]) for i, row in enumerate(rows))]
+        lines = [
+            ",".join(["unit", *table]),
+            *(",".join([str(i), *map(str, row)]) for i, row in enumerate(rows)),
+        ]
         with whole(path) as draft:
             draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
@@ -87,10 +91,11 @@ def measure(
 ) -> RecordingTimescales:
     """Fit the timescales of a recording of your own: rates, spike counts, any evenly sampled series.
 
-    **Arguments:** `recording`: `.npy`, `.npz`, or `.csv` (a header line is skipped; columns are units). `name`: of
-    the array in an `.npz` that holds several. `layout`: which axis is which; default by their number: time, time
-    units, trials time units. `step`: duration of a sample, in the unit you want the timescales in. `max_lag`,
-    `fit_lags`: in samples. `detrend`, `missing`: as in [`autocorrelation`][jostle.timescales.autocorrelation].
+    **Arguments:** `recording`: `.npy`, `.npz`, or `.csv` (a header line is skipped; columns are units).
+    `name`: of the array in an `.npz` that holds several. `layout`: which axis is which; default by their
+    number: time, time units, trials time units. `step`: duration of a sample, in the unit you want the
+    timescales in. `max_lag`, `fit_lags`: in samples. `detrend`, `missing`: as in
+    [`autocorrelation`][jostle.timescales.autocorrelation].
     **Returns:** a table with one row a unit.
     **Raises:** `JostleError` for a file that cannot be read as such.
 
@@ -100,7 +105,11 @@ def measure(
     """
     require(step > 0, f"step must be positive, but {step} came")
     curves = autocorrelation(
-        _read(recording, name), max_lag=max(max_lag, fit_lags), layout=layout, detrend=detrend, missing=missing
+        _read(recording, name),
+        max_lag=max(max_lag, fit_lags),
+        layout=layout,
+        detrend=detrend,
+        missing=missing,
     )
     return RecordingTimescales(fit_timescales(curves, fit_lags=fit_lags), curves, step)
 
@@ -119,8 +128,8 @@ def train(
 ) -> Snapshot:
     """Train one leaky network on a memory task under a curriculum.
 
-    **Arguments:** `task`, `curriculum`. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget. `batch`,
-    `patience`: sequences a step, and steps between tests. `seed`. `callback`: told how far it is.
+    **Arguments:** `task`, `curriculum`. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget.
+    `batch`, `patience`: sequences a step, and steps between tests. `seed`. `callback`: told how far it is.
     **Returns:** the network as it is at the end, with the largest N that it passed.
 
     >>> train(hidden=8, max_N=2, max_steps=5, batch=4, patience=5).N
@@ -135,9 +144,18 @@ def train(
             callback(run.steps, max_steps, f"N = {run.learners[0].active[-1]}")
 
     run = train_curriculum(
-        nets, TASKS[task](), plan, batch=batch, steps=patience, test_batches=-(-2048 // batch), max_N=max_N,
-        max_steps=max_steps, seed=seed, keep=(), callback=report,
-    )  # fmt: skip
+        nets,
+        TASKS[task](),
+        plan,
+        batch=batch,
+        steps=patience,
+        test_batches=-(-2048 // batch),
+        max_N=max_N,
+        max_steps=max_steps,
+        seed=seed,
+        keep=(),
+        callback=report,
+    )
     N = run.solved()
     network = run.networks[0]
     assert isinstance(network, LeakyRNN)
@@ -148,7 +166,8 @@ def train(
 def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: int = 0) -> dict[str, Any]:
     """Relative accuracy of a trained network under perturbations of growing size.
 
-    **Arguments:** `snapshot`: a file that `train` wrote. `kind`: what is pushed. `draws`: of perturbation and input.
+    **Arguments:** `snapshot`: a file that `train` wrote. `kind`: what is pushed. `draws`: of perturbation and
+    input.
     **Returns:** sizes, and the mean and SD over draws of the relative accuracy.
 
     >>> sweep(Snapshot(LeakyRNN(6), "parity", 2, 0), draws=2)["sizes"][0]
@@ -156,9 +175,15 @@ def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: 
     """
     N = _known(snapshot)
     found = perturbation_sweep(
-        snapshot.network, snapshot.memory_task(), N, kind=kind, head=snapshot.head, draws=draws, warmup=max(100, N),
+        snapshot.network,
+        snapshot.memory_task(),
+        N,
+        kind=kind,
+        head=snapshot.head,
+        draws=draws,
+        warmup=max(100, N),
         seed=seed,
-    )  # fmt: skip
+    )
     return {
         "N": N,
         "accuracy": float(found.accuracy[0].mean()),
@@ -171,7 +196,8 @@ def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: 
 def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int = 0) -> dict[str, float]:
     """Relative accuracy of a trained network without one of its fastest or slowest neurons.
 
-    **Arguments:** `snapshot`: a file that `train` wrote. `count`: neurons of either end. `draws`: of the input.
+    **Arguments:** `snapshot`: a file that `train` wrote. `count`: neurons of either end. `draws`: of the
+    input.
     **Returns:** accuracy with all neurons, and relative accuracy without one of either kind.
 
     >>> sorted(ablation(Snapshot(LeakyRNN(6), "parity", 2, 0), count=2, draws=1))
@@ -180,9 +206,15 @@ def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int 
     N, net = _known(snapshot), snapshot.network
     fast, slow = choose_neurons(net, "fastest", count), choose_neurons(net, "slowest", count)
     found = run_ablation(
-        net, snapshot.memory_task(), N, neurons=sorted({*fast, *slow}), head=snapshot.head, draws=draws,
-        warmup=max(100, N), seed=seed,
-    )  # fmt: skip
+        net,
+        snapshot.memory_task(),
+        N,
+        neurons=sorted({*fast, *slow}),
+        head=snapshot.head,
+        draws=draws,
+        warmup=max(100, N),
+        seed=seed,
+    )
     return {
         "N": float(N),
         "accuracy": float(found.base.mean()),
