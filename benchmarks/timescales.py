@@ -1,4 +1,5 @@
-"""Training steps and timescale fits against a literal per-step autograd loop and SciPy; one thread, one process.
+"""Training steps and timescale fits against a literal per-step autograd loop and SciPy; one thread, one
+process.
 
 The peer loop is written in the style of the authors' released code: one sequence and one label at a time, one
 autograd step a time step, all allocated heads evaluated at every step. Prints ratios of CPU time.
@@ -27,7 +28,8 @@ class Fixed(MultiHead):
 
 
 class Released(nn.Module):
-    """The released cell and heads: separate linear layers, the diagonal written into the data at each call."""
+    """The released cell and heads: separate linear layers, the diagonal written into the data at each
+    call."""
 
     def __init__(self, hidden: int, heads: int = 100) -> None:
         super().__init__()
@@ -90,8 +92,8 @@ class _Counted(NParity):
 
 
 def fitting(count: int) -> tuple[float, float, float]:
-    """CPU seconds a curve: SciPy's curve_fit for both models from its default start, and ours; and the share of
-    curves on which ours is not the worse."""
+    """CPU seconds a curve: SciPy's curve_fit for both models from its default start, and ours; and the share
+    of curves on which ours is not the worse."""
     rng = np.random.default_rng(0)
     k = np.arange(31.0)
     c, t1, t2 = rng.uniform(0, 1, (count, 1)), rng.uniform(0.3, 4, (count, 1)), rng.uniform(1, 60, (count, 1))

@@ -10,10 +10,23 @@ from jostle.timescales import study
 from jostle.timescales.training import CurriculumRun
 
 TINY = {
-    "hidden": 24, "networks": 2, "max_N": 3, "budget": 600, "batch": 64, "patience": 50, "test_batches": 4,
-    "measured": (2, 3), "samples": 1500, "draws": 2, "scored": 150, "removed": 4, "start_N": 2, "targets": (4,),
-    "epochs": 1, "direct_N": 3,
-}  # fmt: skip
+    "hidden": 24,
+    "networks": 2,
+    "max_N": 3,
+    "budget": 600,
+    "batch": 64,
+    "patience": 50,
+    "test_batches": 4,
+    "measured": (2, 3),
+    "samples": 1500,
+    "draws": 2,
+    "scored": 150,
+    "removed": 4,
+    "start_N": 2,
+    "targets": (4,),
+    "epochs": 1,
+    "direct_N": 3,
+}
 
 
 @pytest.mark.study

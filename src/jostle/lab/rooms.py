@@ -47,10 +47,11 @@ ROOMS: dict[str, Room] = {
         Room(
             "timescales",
             "Timescales of memory networks",
-            "Emergent mechanisms for long timescales depend on training curriculum and affect performance in memory tasks",
+            "Emergent mechanisms for long timescales depend on training curriculum "
+            "and affect performance in memory tasks",
             2024,
             "2309.12927",
-            "Recurrent networks that learn to remember, the time constants they end up with, and what breaks them.",
+            "Networks that learn to remember, the time constants they end up with, and what breaks them.",
         ),
     )
 }
