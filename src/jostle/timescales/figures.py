@@ -163,9 +163,17 @@ def ablation_bars(cut: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
         for i, (name, found) in enumerate(cut.items()):
             place = np.arange(len(kinds)) + (i - (len(cut) - 1) / 2) * width
             heights = [np.mean(found[kind]) for kind in kinds]
-            axis.bar(place, heights, width * 0.9, color=_colour(name), alpha=0.75, label=f"{name}-head")
+            # Marks, not bars: the axis does not begin at zero.
+            axis.plot(
+                place,
+                heights,
+                _MARKERS.get(name, "o"),
+                color=_colour(name),
+                markersize=8,
+                label=f"{name}-head",
+            )
             for x, kind in zip(place, kinds, strict=True):
-                axis.plot([x] * len(found[kind]), found[kind], ".", color="black", markersize=4)
+                axis.plot([x + width / 4] * len(found[kind]), found[kind], ".", color="black", markersize=4)
         every = [value for found in cut.values() for values in found.values() for value in values]
         axis.set_ylim(min(0.9, min(every) - 0.05), max(1.02, max(every) + 0.01))
         axis.set_xticks(range(len(kinds)), [f"{kind} neuron" for kind in kinds])

@@ -42,7 +42,7 @@ def perturb(network: MemoryNetwork, kind: Kind, size: float, generator: torch.Ge
 
     >>> net = LeakyRNN(10, generator=torch.Generator().manual_seed(0))
     >>> pushed = perturb(net, "tau_abs", 0.1, torch.Generator().manual_seed(1))
-    >>> round(float((pushed.tau - net.tau).norm() / net.tau.norm()), 6)
+    >>> round(float(((pushed.tau - net.tau).norm() / net.tau.norm()).detach()), 6)
     0.1
     """
     require(kind in KINDS, f"kind must be one of {', '.join(KINDS)}, but {kind!r} came")
