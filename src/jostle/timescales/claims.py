@@ -54,6 +54,12 @@ def _pushed(metrics: Metrics, kind: str, size: str) -> dict[str, float]:
     return {name: metrics["perturbation"][kind][name][size] for name in ("single", "multi")}
 
 
+def _p(metrics: Metrics, kind: str) -> str:
+    """Welch's p value of the whole curve, with networks as samples; a sign alone is no evidence."""
+    p = metrics.get("p_values", {}).get(kind, {}).get("multi vs single")
+    return "" if p is None else f" (Welch, whole curve, networks as samples: p = {p:.2g})"
+
+
 def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
@@ -179,8 +185,11 @@ ROWS = (
         "accuracy at eps = 0.464, N = 30: single .57, multi .82 (released plot data, H = 500)",
         "quick",
         _maybe(
-            lambda m: "relative accuracy at eps = 0.464, N = {}: single {:.2f}, multi {:.2f}".format(
-                m["probe_N"], *_pushed(m, "weights", "0.464").values()
+            lambda m: (
+                "relative accuracy at eps = 0.464, N = {}: single {:.2f}, multi {:.2f}".format(
+                    m["probe_N"], *_pushed(m, "weights", "0.464").values()
+                )
+                + _p(m, "weights")
             )
         ),
         lambda m: _pushed(m, "weights", "0.464")["multi"] > _pushed(m, "weights", "0.464")["single"],
@@ -191,8 +200,11 @@ ROWS = (
         "accuracy at eps = 0.1, N = 30: single .68, multi .94 (released plot data, H = 500)",
         "quick",
         _maybe(
-            lambda m: "relative accuracy at eps = 0.1, N = {}: single {:.2f}, multi {:.2f}".format(
-                m["probe_N"], *_pushed(m, "tau_abs", "0.1").values()
+            lambda m: (
+                "relative accuracy at eps = 0.1, N = {}: single {:.2f}, multi {:.2f}".format(
+                    m["probe_N"], *_pushed(m, "tau_abs", "0.1").values()
+                )
+                + _p(m, "tau_abs")
             )
         ),
         lambda m: _pushed(m, "tau_abs", "0.1")["multi"] > _pushed(m, "tau_abs", "0.1")["single"],

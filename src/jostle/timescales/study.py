@@ -40,8 +40,8 @@ class Config:
     placement: Literal["inside", "outside"] = "inside"
     nonlinearity: Nonlinearity = "leaky_relu"
     networks: int = 3
-    max_N: int = 9
-    budget: int = 5000
+    max_N: int = 8
+    budget: int = 4500
     batch: int = 128
     patience: int = 100
     test_batches: int = 16
