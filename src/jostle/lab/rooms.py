@@ -62,6 +62,15 @@ ROOMS: dict[str, Room] = {
             "How a galaxy's disk answers a passing satellite, a bar or a kick, and how its phase spirals wind up.",
             ("galpy", "astropy"),
         ),
+        Room(
+            "timescales",
+            "Timescales of memory networks",
+            "Emergent mechanisms for long timescales depend on training curriculum "
+            "and affect performance in memory tasks",
+            2024,
+            "2309.12927",
+            "Networks that learn to remember, the time constants they end up with, and what breaks them.",
+        ),
     )
 }
 

@@ -1,0 +1,268 @@
+"""What the study asks of trained networks: how far, what is forgotten, how slow, how robust."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from jostle.timescales.curricula import Curriculum, MultiHead, SingleHead, Sliding
+from jostle.timescales.evaluating import stream_accuracy
+from jostle.timescales.leaky import LeakyRNN
+from jostle.timescales.measuring import network_timescales
+from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.perturbing import ablation, choose_neurons, perturbation_sweep
+from jostle.timescales.retraining import retrain_generalisation
+from jostle.timescales.tasks import MemoryTask
+from jostle.timescales.training import CurriculumRun
+
+Draws = Callable[..., torch.Generator]
+"""Gives the generator of a name, on a device."""
+
+PLANS: dict[str, Curriculum] = {"multi": MultiHead(), "single": SingleHead(), "sliding": Sliding(10, 5)}
+
+
+class Settings(Protocol):
+    """What of the study's configuration the probes read."""
+
+    @property
+    def seed(self) -> int: ...
+    @property
+    def device(self) -> str: ...
+    @property
+    def networks(self) -> int: ...
+    @property
+    def measured(self) -> tuple[int, ...]: ...
+    @property
+    def trials(self) -> int: ...
+    @property
+    def samples(self) -> int: ...
+    @property
+    def draws(self) -> int: ...
+    @property
+    def scored(self) -> int: ...
+    @property
+    def removed(self) -> int: ...
+    @property
+    def start_N(self) -> int: ...
+    @property
+    def targets(self) -> tuple[int, ...]: ...
+    @property
+    def epochs(self) -> int: ...
+    @property
+    def patience(self) -> int: ...
+    @property
+    def batch(self) -> int: ...
+
+
+def part(training: CurriculumRun, first: int, count: int) -> CurriculumRun:
+    rows = [
+        {**row, "network": row["network"] - first}
+        for row in training.rows
+        if first <= row["network"] < first + count
+    ]
+    return replace(training, learners=training.learners[first : first + count], rows=rows)
+
+
+def active_at(training: CurriculumRun, N: int) -> tuple[int, ...]:
+    active = training.learners[0].curriculum.first()
+    while active[-1] < N:
+        following = training.learners[0].curriculum.next(active)
+        assert following is not None
+        active = following
+    return active
+
+
+def learning(config: Settings, trained: dict[str, CurriculumRun]) -> dict[str, Any]:
+    """Largest N of each network, and how far the single-head ones were when the last multi-head one passed
+    its N."""
+    found: dict[str, Any] = {
+        "solved": {name: [t.solved(i) for i in range(config.networks)] for name, t in trained.items()},
+        "steps": {name: t.rows[-1]["steps"] if t.rows else 0 for name, t in trained.items()},
+        "radius": {name: [_last_radius(t, i) for i in range(config.networks)] for name, t in trained.items()},
+    }
+    if {"multi", "single"} <= set(trained):
+        goal = min(found["solved"]["multi"])
+        steps = [trained["multi"].steps_to(goal, i) or 0 for i in range(config.networks)]
+        single = trained["single"]
+        found["same_steps"] = {
+            "steps": max(steps),
+            "multi": goal,
+            "single": [
+                max(
+                    (
+                        r["N"]
+                        for r in single.rows
+                        if r["network"] == i and r["passed"] and r["steps"] <= max(steps)
+                    ),
+                    default=0,
+                )
+                for i in range(config.networks)
+            ],
+        }
+    return found
+
+
+def _last_radius(training: CurriculumRun, network: int) -> float | None:
+    found = [row["radius"] for row in training.rows if row["network"] == network and row["passed"]]
+    return found[-1] if found else None
+
+
+def forget(
+    config: Settings, draws: Draws, name: str, training: CurriculumRun, task: MemoryTask
+) -> list[list[float]]:
+    """Accuracy on every N up to a checkpoint's own, averaged over networks: one row a checkpoint."""
+    table = []
+    for N in sorted(set.intersection(*(set(learner.kept) for learner in training.learners))):
+        nets = [training.checkpoint(N, i) for i in range(config.networks)]
+        heads = {M: 0 if name == "single" else M - 2 for M in range(2, N + 1)}
+        generator = draws(f"forget/{N}", config.device)
+        found = stream_accuracy(
+            nets, task, heads, generator=generator, steps=4 * config.scored, same_input=False
+        )
+        table.append([float(N), *found.mean((0, 1)).tolist()])
+    return table
+
+
+def off_newest(table: list[list[float]]) -> dict[str, float]:
+    """Of the last row: accuracy on its own N, and the smallest and largest on earlier ones."""
+    if not table or len(table[-1]) < 3:
+        return {}
+    earlier = table[-1][1:-1]
+    return {"N": table[-1][0], "newest": table[-1][-1], "least": min(earlier), "most": max(earlier)}
+
+
+def timescales_by_N(
+    config: Settings, draws: Draws, trained: dict[str, CurriculumRun], task: MemoryTask
+) -> dict[str, list[dict[str, float]]]:
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in trained}
+    for name, training in trained.items():
+        for i, learner in enumerate(training.learners):
+            for N in (N for N in config.measured if N in learner.kept):
+                net = training.checkpoint(N, i)
+                assert isinstance(net, LeakyRNN)
+                measured = network_timescales(
+                    net,
+                    task,
+                    generator=draws(f"drive/{i}", config.device),
+                    steps=config.samples,
+                    trials=config.trials,
+                )
+                tau, effective = net.tau.detach().double().cpu(), net.effective_tau.detach().double().cpu()
+                slow = effective.sort().values[-min(20, len(tau)) :]
+                found[name].append(
+                    {
+                        "network": float(i),
+                        "N": float(N),
+                        "tau": float(tau.mean()),
+                        "tau_sd": float(tau.std()),
+                        "tau_effective": float(effective.mean()),
+                        "tau_slowest": float(slow.mean()),
+                        **{f"tau_net_{key}": value for key, value in measured.summary().items()},
+                    }
+                )
+    return found
+
+
+def examples(
+    config: Settings, draws: Draws, nets: dict[str, list[MemoryNetwork]], task: MemoryTask
+) -> dict[str, Any]:
+    return {
+        name: network_timescales(
+            group[0],
+            task,
+            generator=draws("examples", config.device),
+            steps=config.samples,
+            trials=config.trials,
+        )
+        for name, group in nets.items()
+    }
+
+
+def sweeps(
+    config: Settings,
+    draws: Draws,
+    nets: dict[str, list[MemoryNetwork]],
+    heads: dict[str, int],
+    task: MemoryTask,
+    N: int,
+) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for kind in ("weights", "tau_abs"):
+        found[kind] = {}
+        for name, group in nets.items():
+            sweeps = [
+                perturbation_sweep(
+                    net, task, N, kind=kind, head=heads[name], draws=config.draws, steps=config.scored,
+                    warmup=max(100, N), seed=config.seed + i,
+                )
+                for i, net in enumerate(group)
+            ]  # fmt: skip
+            rows = np.stack([sweep.relative.mean(1) for sweep in sweeps])
+            found[kind][name] = {
+                "sizes": list(sweeps[0].sizes),
+                "relative": rows.mean(0).tolist(),
+                "sd": rows.std(0, ddof=1).tolist() if len(rows) > 1 else [0.0] * rows.shape[1],
+                "networks": rows.tolist(),
+            }
+    return found
+
+
+def ablations(
+    config: Settings,
+    draws: Draws,
+    nets: dict[str, list[MemoryNetwork]],
+    heads: dict[str, int],
+    task: MemoryTask,
+    N: int,
+) -> dict[str, dict[str, list[float]]]:
+    """Relative accuracy of each network without one of its fastest, its slowest, or some random neurons."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, group in nets.items():
+        found[name] = {"fastest": [], "slowest": [], "random": []}
+        for i, net in enumerate(group):
+            assert isinstance(net, LeakyRNN)
+            count = min(config.removed, net.hidden)
+            sets = {
+                "fastest": choose_neurons(net, "fastest", count),
+                "slowest": choose_neurons(net, "slowest", count),
+                "random": torch.randperm(net.hidden, generator=draws(f"random/{i}"))[:count].tolist(),
+            }
+            result = ablation(
+                net,
+                task,
+                N,
+                neurons=sorted({n for chosen in sets.values() for n in chosen}),
+                head=heads[name],
+                draws=config.draws,
+                steps=config.scored,
+                warmup=max(100, N),
+                seed=config.seed + i,
+            )
+            for label, chosen in sets.items():
+                found[name][label].append(result.group(chosen))
+    return found
+
+
+def retrain(
+    config: Settings, draws: Draws, trained: dict[str, CurriculumRun], task: MemoryTask
+) -> dict[str, dict[str, float]]:
+    found: dict[str, dict[str, float]] = {}
+    for name, training in trained.items():
+        if not all(config.start_N in learner.kept for learner in training.learners):
+            continue
+        head = PLANS[name].head(config.start_N, active_at(training, config.start_N))
+        rows = [
+            retrain_generalisation(
+                training.checkpoint(config.start_N, i), task, config.targets, head=head, epochs=config.epochs,
+                steps=config.patience, batch=config.batch, draws=config.draws, seed=config.seed + i,
+            ).mean(1)
+            for i in range(config.networks)
+        ]  # fmt: skip
+        found[name] = dict(zip(map(str, config.targets), np.mean(rows, 0).tolist(), strict=True))
+    return found
+
+
+def labels(sizes: Sequence[float]) -> list[str]:
+    return [f"{size:.3g}" for size in sizes]

@@ -1,0 +1,382 @@
+"""Train memory networks under a curriculum: many replicas side by side, each at a stage of its own."""
+
+import copy
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from jostle.core.errors import require
+from jostle.timescales.curricula import Curriculum, Ns
+from jostle.timescales.leaky import LeakyRNN, fold
+from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.scan import scan
+from jostle.timescales.starting import Optimiser, seeded, sgd
+from jostle.timescales.tasks import MemoryTask
+
+# On a processor one network of this size fills the caches by itself, and a batched product only loses.
+_SIDE_BY_SIDE = 200
+
+
+@dataclass
+class Learner:
+    """One network on its way through a curriculum."""
+
+    network: MemoryNetwork
+    curriculum: Curriculum
+    optimiser: torch.optim.Optimizer
+    draws: torch.Generator
+    active: Ns
+    status: str = "learning"
+    clipped: Tensor = field(default_factory=lambda: torch.zeros(()))
+    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    last: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def heads(self) -> list[int]:
+        """The heads that answer the active Ns."""
+        return [self.curriculum.head(N, self.active) for N in self.active]
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the network's parameters, on the processor."""
+        return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
+
+
+@dataclass
+class CurriculumRun:
+    """Networks in training, and all that was recorded of them.
+
+    `rows` holds one record for each test: network, newest N, steps, seconds, accuracy of the newest N and of
+    the mean over active heads (on the sequences that were needed to decide), whether the gate was passed,
+    mean, SD and maximum of the raw and mean of the effective time constants, the share of neurons at or below
+    the bound (with the faithful clamp those below it are stuck), the share of steps whose gradient was
+    clipped, and the spectral radius where a gate was passed.
+    """
+
+    learners: list[Learner]
+    task: MemoryTask
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    steps: int = 0
+    seconds: float = 0.0
+    lengths: torch.Generator = field(default_factory=torch.Generator)
+
+    @property
+    def networks(self) -> list[MemoryNetwork]:
+        """The networks as they are now."""
+        return [learner.network for learner in self.learners]
+
+    def solved(self, network: int = 0) -> int:
+        """The largest N that a network has passed; 0 if none."""
+        return max((row["N"] for row in self.rows if row["network"] == network and row["passed"]), default=0)
+
+    def steps_to(self, N: int, network: int = 0) -> int | None:
+        """The step at which a network passed N, or `None`."""
+        passed = [r["steps"] for r in self.rows if r["network"] == network and r["passed"] and r["N"] >= N]
+        return min(passed, default=None)
+
+    def checkpoint(self, N: int, network: int = 0) -> MemoryNetwork:
+        """A copy of a network as it was when it passed N.
+
+        **Raises:** `JostleError` if it did not, or that checkpoint was not kept.
+        """
+        learner = self.learners[network]
+        kept = ", ".join(map(str, learner.kept)) or "none"
+        require(N in learner.kept, f"network {network} has no checkpoint of N = {N}; there are: {kept}")
+        network_copy = copy.deepcopy(learner.network)
+        network_copy.load_state_dict(learner.kept[N])
+        return network_copy
+
+    def table(self) -> dict[str, list[Any]]:
+        """The record as columns, ready for `pandas.DataFrame(run.table())`."""
+        return {name: [row[name] for row in self.rows] for name in (self.rows[0] if self.rows else ())}
+
+    def state(self) -> dict[str, Any]:
+        """All that a resumed training needs: tensors, numbers, strings, and lists and dicts of these."""
+        return {
+            "task": self.task.name,
+            "steps": self.steps,
+            "seconds": self.seconds,
+            "rows": self.rows,
+            "lengths": self.lengths.get_state(),
+            "learners": [
+                {
+                    "about": _about(learner),
+                    "network": learner.network.state_dict(),
+                    "optimiser": learner.optimiser.state_dict(),
+                    "draws": learner.draws.get_state(),
+                    "active": list(learner.active),
+                    "status": learner.status,
+                    "clipped": learner.clipped,
+                    "kept": learner.kept,
+                    "last": learner.last,
+                }
+                for learner in self.learners
+            ],
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take up what `state` returned.
+
+        **Raises:** `JostleError` if it belongs to another task, curriculum or kind of network.
+        """
+        require(
+            state["task"] == self.task.name,
+            f"resume holds a training on {state['task']}, but the task is {self.task.name}",
+        )
+        wanted, came = [_about(learner) for learner in self.learners], [r["about"] for r in state["learners"]]
+        require(wanted == came, f"resume holds the networks {came}, but {wanted} are to be trained")
+        self.steps, self.seconds, self.rows = state["steps"], state["seconds"], list(state["rows"])
+        self.lengths.set_state(state["lengths"])
+        for learner, record in zip(self.learners, state["learners"], strict=True):
+            learner.network.load_state_dict(record["network"])
+            learner.optimiser.load_state_dict(record["optimiser"])
+            learner.draws.set_state(record["draws"])
+            learner.active, learner.status = tuple(record["active"]), record["status"]
+            learner.clipped = record["clipped"].to(learner.clipped)
+            learner.kept, learner.last = dict(record["kept"]), record["last"]
+
+
+def train_curriculum(
+    networks: Sequence[MemoryNetwork],
+    task: MemoryTask,
+    curriculum: Curriculum | Sequence[Curriculum],
+    *,
+    optimiser: Optimiser = sgd,
+    batch: int = 256,
+    steps: int = 600,
+    test_batches: int = 50,
+    gate: float = 0.98,
+    clip: float = 2.0,
+    max_N: int | None = None,
+    max_steps: int | None = None,
+    seconds: float | None = None,
+    keep: Collection[int] | None = None,
+    seed: int = 0,
+    identities: Sequence[int] | None = None,
+    resume: Mapping[str, Any] | None = None,
+    callback: Callable[[CurriculumRun], None] | None = None,
+) -> CurriculumRun:
+    """Train networks in place; each goes on to its next stage when it passes the gate.
+
+    The loss is the **sum** over active heads of the mean cross-entropy (arXiv 2309.12927, released code):
+    with many heads the clip at `clip` sets the length of a step. Replicas of a leaky network run as one
+    batched product where that is faster. They draw their own data, but share the quantile of the sequence
+    length, so that replicas at one N need no padding; a replica alone sees the very stream that it sees in
+    company.
+
+    **Arguments:** `networks`: one or more. `task`. `curriculum`: one for all, or one for each. `optimiser`:
+    makes one from parameters. `batch`: sequences a step. `steps`: optimiser steps between tests.
+    `test_batches`: batches a test; a test ends early once its outcome is certain, which changes no decision.
+    `gate`: to advance, both the mean over active heads and the newest N must be **above** it. `clip`: of the
+    global gradient norm. `max_N`: a network that passed it is finished. `max_steps`, `seconds`: budget; a
+    budget of seconds cannot be repeated to the step. `keep`: the Ns whose checkpoints are kept, default all.
+    `seed`, `identities`: name the streams of random numbers. `resume`: a `state()`; training goes on as if
+    never broken off. `callback`: called after tests.
+    **Returns:** the record. A network ends as `"finished"`, `"out of heads"`, `"diverged"` (its last good
+    checkpoint is restored) or, when the budget is spent, `"learning"`.
+    **Raises:** `JostleError` for settings that do not fit.
+
+    >>> from jostle.timescales import MultiHead, NParity, replicas
+    >>> nets = replicas(lambda generator: LeakyRNN(10, heads=2, generator=generator), 2)
+    >>> run = train_curriculum(nets, NParity(), MultiHead(), batch=8, steps=5, test_batches=1, max_steps=10)
+    >>> run.steps, len(run.rows)
+    (10, 4)
+    """
+    require(len(networks) >= 1, "networks must hold at least one network")
+    require(0.5 < gate <= 1, f"gate must lie in (0.5, 1], but {gate} came")
+    require(min(batch, steps, test_batches) >= 1, "batch, steps and test_batches must be at least 1")
+    require(clip > 0, f"clip must be positive, but {clip} came")
+    curricula = [curriculum] * len(networks) if isinstance(curriculum, Curriculum) else list(curriculum)
+    require(len(curricula) == len(networks), f"{len(networks)} networks need as many curricula")
+    names = range(len(networks)) if identities is None else identities
+    run = CurriculumRun([], task, lengths=seeded(seed, "lengths"))
+    for network, plan, name in zip(networks, curricula, names, strict=True):
+        device = network.head_weight.device
+        trained = [p for p in network.parameters() if p.requires_grad]
+        learner = Learner(
+            network, plan, optimiser(trained), seeded(seed, f"draws/{name}", device), plan.first()
+        )
+        _check_heads(learner, max_N)
+        learner.clipped = torch.zeros((), device=device)
+        learner.last = learner.weights()
+        run.learners.append(learner)
+    if resume is not None:
+        run.restore(resume)
+    started = time.perf_counter() - run.seconds
+    while learning := [learner for learner in run.learners if learner.status == "learning"]:
+        if max_steps is not None and run.steps >= max_steps:
+            break
+        _step(run, learning, batch, clip)
+        run.steps += 1
+        run.seconds = time.perf_counter() - started
+        spent = seconds is not None and run.seconds >= seconds
+        if run.steps % steps == 0 or spent:
+            since = run.steps % steps or steps
+            for learner in learning:
+                _test(run, learner, batch, test_batches, gate, max_N, keep, since)
+            if callback is not None:
+                callback(run)
+        if spent:
+            break
+    return run
+
+
+def _about(learner: Learner) -> str:
+    network = learner.network
+    placement = f", {network.placement}, {network.nonlinearity}" if isinstance(network, LeakyRNN) else ""
+    kind = f"{type(network).__name__}({network.hidden}, {network.heads} heads{placement})"
+    return f"{kind} by {learner.curriculum}"
+
+
+def _check_heads(learner: Learner, max_N: int | None) -> None:
+    """Refuse at the door a network that lacks a head it will need."""
+    active: Ns | None = learner.active
+    while active is not None:
+        for N in active:
+            head = learner.curriculum.head(N, active)
+            require(
+                head < learner.network.heads,
+                f"heads must be at least {head + 1} to ask N = {N}, but {learner.network.heads} came",
+            )
+        if max_N is None or active[-1] >= max_N:
+            return
+        active = learner.curriculum.next(active)
+
+
+def _step(run: CurriculumRun, learners: list[Learner], batch: int, clip: float) -> None:
+    u = float(torch.rand((), generator=run.lengths))
+    k = float(torch.rand((), generator=run.lengths))
+    groups = (
+        [learners]
+        if _fit_together([learner.network for learner in learners])
+        else [[one] for one in learners]
+    )
+    for group in groups:
+        # Longest first: the networks that move at a step are then a slice.
+        group = sorted(group, key=lambda learner: -learner.active[-1])
+        data = [run.task.sample(batch, x.active, x.draws, run.task.length(x.active[-1], u)) for x in group]
+        units = _final_units(group, [x for x, _ in data], k)
+        losses = []
+        for learner, final, (_, labels) in zip(group, units, data, strict=True):
+            logits = learner.network.readout(final, learner.heads)
+            losses.append(
+                nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()) * len(learner.heads)
+            )
+            learner.optimiser.zero_grad(set_to_none=True)
+        torch.stack(losses).sum().backward()
+        for learner in group:
+            parameters = [p for p in learner.network.parameters() if p.grad is not None]
+            norm = nn.utils.clip_grad_norm_(parameters, clip)
+            learner.clipped += norm.detach() > clip
+            learner.optimiser.step()
+
+
+def _final_units(group: list[Learner], xs: list[Tensor], k: float) -> Iterator[Tensor]:
+    network = group[0].network
+    if not isinstance(network, LeakyRNN):
+        yield network.final(xs[0], group[0].draws)
+        return
+    substeps = network.substeps[int(k * len(network.substeps))]
+    nets = [learner.network for learner in group if isinstance(learner.network, LeakyRNN)]
+    longest = xs[0].shape[1]
+    x = torch.stack([nn.functional.pad(one, (longest - one.shape[1], 0)) for one in xs])
+    start = torch.stack([a.network.initial_state(x.shape[1], a.draws) * a.network.alive for a in group])
+    active = None
+    if xs[-1].shape[1] < longest:
+        active = [
+            sum(one.shape[1] >= longest - t for one in xs) for t in range(longest) for _ in range(substeps)
+        ]
+    x = x.to(start.dtype).repeat_interleave(substeps, -1)
+    yield from scan(fold(nets, substeps), start, x, network.nonlinearity, network.slope, active)
+
+
+def _fit_together(networks: list[MemoryNetwork]) -> bool:
+    first = networks[0]
+    if len(networks) == 1:
+        return True
+    if not isinstance(first, LeakyRNN) or (first.bias.device.type == "cpu" and first.hidden > _SIDE_BY_SIDE):
+        return False
+
+    def shape(net: LeakyRNN) -> tuple[Any, ...]:
+        diagonal = float(net.mask[0, 0])
+        return net.hidden, net.placement, net.nonlinearity, net.slope, net.substeps, net.bias.device, diagonal
+
+    return all(isinstance(net, LeakyRNN) and shape(net) == shape(first) for net in networks)
+
+
+@torch.no_grad()
+def _test(
+    run: CurriculumRun,
+    learner: Learner,
+    batch: int,
+    batches: int,
+    gate: float,
+    max_N: int | None,
+    keep: Collection[int] | None,
+    since: int,
+) -> None:
+    network, total = learner.network, batch * batches
+    finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
+    newest = mean = 0.0
+    seen, right = 0, torch.zeros(len(learner.active), device=learner.clipped.device)
+    while finite and seen < total:
+        x, labels = run.task.sample(batch, learner.active, learner.draws)
+        logits = network.readout(network.final(x, learner.draws), learner.heads)
+        right += (logits.argmax(-1) == labels).sum(0)
+        seen += batch
+        wrong = seen - right
+        newest, mean = 1 - float(wrong[-1]) / seen, 1 - float(wrong.mean()) / seen
+        # Even if all that is left were right, the gate could not be passed any more.
+        if 1 - max(float(wrong[-1]), float(wrong.mean())) / total <= gate:
+            break
+    passed = seen == total and newest > gate and mean > gate
+    N = learner.active[-1]
+    row = {
+        "network": run.learners.index(learner),
+        "N": N,
+        "steps": run.steps,
+        "seconds": run.seconds,
+        "accuracy": newest,
+        "accuracy_mean": mean,
+        "sequences": seen,
+        "passed": passed,
+        "clipped": float(learner.clipped) / since,
+        **_time_constants(network),
+        "radius": network.spectral_radius() if passed and isinstance(network, LeakyRNN) else None,
+    }
+    run.rows.append(row)
+    learner.clipped.zero_()
+    if not finite:
+        network.load_state_dict(learner.last)
+        learner.status = "diverged"
+    elif passed:
+        _advance(learner, N, max_N, keep)
+
+
+def _advance(learner: Learner, N: int, max_N: int | None, keep: Collection[int] | None) -> None:
+    learner.last = learner.weights()
+    if keep is None or N in keep:
+        learner.kept[N] = learner.last
+    following = learner.curriculum.next(learner.active)
+    if following is None or (max_N is not None and max_N <= N):
+        learner.status = "finished"
+    elif max(learner.curriculum.head(M, following) for M in following) >= learner.network.heads:
+        learner.status = "out of heads"
+    else:
+        learner.active = following
+
+
+def _time_constants(network: MemoryNetwork) -> dict[str, float | None]:
+    if not isinstance(network, LeakyRNN):
+        return dict.fromkeys(("tau_mean", "tau_sd", "tau_max", "tau_effective", "at_bound"))
+    tau, effective = network.tau, network.effective_tau
+    return {
+        "tau_mean": float(tau.mean()),
+        "tau_sd": float(tau.std()),
+        "tau_max": float(tau.max()),
+        "tau_effective": float(effective.mean()),
+        "at_bound": float((network.leak(network.substeps[0]) >= 1).float().mean()),
+    }

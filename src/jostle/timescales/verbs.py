@@ -1,0 +1,266 @@
+"""What the command line offers: fit a recording, train a network, and probe it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from jostle.core.errors import JostleError, require
+from jostle.files import whole, write_json
+from jostle.timescales.autocorrelation import Autocorrelation, autocorrelation
+from jostle.timescales.curricula import MultiHead, SingleHead
+from jostle.timescales.fitting import TimescaleFit, fit_timescales
+from jostle.timescales.leaky import LeakyRNN
+from jostle.timescales.perturbing import Kind, choose_neurons, perturbation_sweep
+from jostle.timescales.perturbing import ablation as run_ablation
+from jostle.timescales.snapshots import TASKS, Snapshot, TaskName
+from jostle.timescales.starting import replicas
+from jostle.timescales.training import CurriculumRun, train_curriculum
+
+
+@dataclass(frozen=True)
+class RecordingTimescales:
+    """Timescales of the units of a recording, in the unit of `step`.
+
+    **Arguments:** `fit`, `curves`: in samples. `step`: duration of a sample.
+    """
+
+    fit: TimescaleFit
+    curves: Autocorrelation
+    step: float
+
+    def table(self) -> dict[str, np.ndarray]:
+        """One column a figure, one row a unit; times in the unit of `step`."""
+        fit, step = self.fit, self.step
+        return {
+            "tau": fit.tau * step,
+            "double": fit.double,
+            "tau_single": fit.single[:, 0] * step,
+            "tau_fast": fit.pair[:, 0] * step,
+            "tau_slow": fit.pair[:, 1] * step,
+            "slow_weight": fit.slow_weight,
+            "rss_single": fit.rss[:, 0],
+            "rss_double": fit.rss[:, 1],
+            "good": fit.good(),
+            "at_bound": fit.at_bound,
+            "flat": fit.flat,
+            **{name: values * step for name, values in self.curves.measures().items()},
+        }
+
+    def numbers(self) -> dict[str, Any]:
+        """A summary over the units whose fit is beyond doubt, and the table."""
+        good, tau = self.fit.good(), self.fit.tau * self.step
+        table = {name: values.tolist() for name, values in self.table().items()}
+        return {
+            "units": len(tau),
+            "good": int(good.sum()),
+            "median_tau": float(np.median(tau[good])) if good.any() else None,
+            "mean_tau": float(tau[good].mean()) if good.any() else None,
+            "two_exponentials": int(self.fit.double.sum()),
+            "units_table": table,
+        }
+
+    def save(self, path: Path) -> None:
+        """Write the table as `.csv`, or everything as `.json`."""
+        if path.suffix == ".json":
+            write_json(path, self.numbers())
+            return
+        require(path.suffix == ".csv", f"out must end in .csv or .json, but {path.name} came")
+        table = self.table()
+        rows = zip(*table.values(), strict=True)
+        lines = [
+            ",".join(["unit", *table]),
+            *(",".join([str(i), *map(str, row)]) for i, row in enumerate(rows)),
+        ]
+        with whole(path) as draft:
+            draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def measure(
+    recording: Path,
+    *,
+    name: str | None = None,
+    layout: Literal["time", "time units", "trials time", "trials time units"] | None = None,
+    step: float = 1.0,
+    max_lag: int = 100,
+    fit_lags: int = 30,
+    detrend: Literal["mean", "linear"] = "mean",
+    missing: Literal["error", "pairwise"] = "error",
+) -> RecordingTimescales:
+    """Fit the timescales of a recording of your own: rates, spike counts, any evenly sampled series.
+
+    **Arguments:** `recording`: `.npy`, `.npz`, or `.csv` (a header line is skipped; columns are units).
+    `name`: of the array in an `.npz` that holds several. `layout`: which axis is which; default by their
+    number: time, time units, trials time units. `step`: duration of a sample, in the unit you want the
+    timescales in. `max_lag`, `fit_lags`: in samples. `detrend`, `missing`: as in
+    [`autocorrelation`][jostle.timescales.autocorrelation].
+    **Returns:** a table with one row a unit.
+    **Raises:** `JostleError` for a file that cannot be read as such.
+
+    >>> measure(Path("nowhere.npy"))
+    Traceback (most recent call last):
+    jostle.core.errors.JostleError: could not read nowhere.npy: No such file or directory
+    """
+    require(step > 0, f"step must be positive, but {step} came")
+    curves = autocorrelation(
+        _read(recording, name),
+        max_lag=max(max_lag, fit_lags),
+        layout=layout,
+        detrend=detrend,
+        missing=missing,
+    )
+    return RecordingTimescales(fit_timescales(curves, fit_lags=fit_lags), curves, step)
+
+
+def train(
+    *,
+    task: TaskName = "parity",
+    curriculum: Literal["multi", "single"] = "multi",
+    hidden: int = 100,
+    max_N: int = 8,
+    max_steps: int = 10_000,
+    batch: int = 128,
+    patience: int = 100,
+    seed: int = 0,
+    callback: Callable[[int, int, str], None] | None = None,
+) -> Snapshot:
+    """Train one leaky network on a memory task under a curriculum.
+
+    **Arguments:** `task`, `curriculum`. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget.
+    `batch`, `patience`: sequences a step, and steps between tests. `seed`. `callback`: told how far it is.
+    **Returns:** the network as it is at the end, with the largest N that it passed.
+
+    >>> train(hidden=8, max_N=2, max_steps=5, batch=4, patience=5).N
+    0
+    """
+    plan = MultiHead() if curriculum == "multi" else SingleHead()
+    heads = max_N - 1 if curriculum == "multi" else 1
+    nets = replicas(lambda generator: LeakyRNN(hidden, heads, generator=generator), 1, seed)
+
+    def report(run: CurriculumRun) -> None:
+        if callback is not None:
+            callback(run.steps, max_steps, f"N = {run.learners[0].active[-1]}")
+
+    run = train_curriculum(
+        nets,
+        TASKS[task](),
+        plan,
+        batch=batch,
+        steps=patience,
+        test_batches=-(-2048 // batch),
+        max_N=max_N,
+        max_steps=max_steps,
+        seed=seed,
+        keep=(),
+        callback=report,
+    )
+    N = run.solved()
+    network = run.networks[0]
+    assert isinstance(network, LeakyRNN)
+    record = {"curriculum": curriculum, "steps": run.steps, "status": run.learners[0].status}
+    return Snapshot(network, task, N, N - 2 if curriculum == "multi" and N else 0, record)
+
+
+def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: int = 0) -> dict[str, Any]:
+    """Relative accuracy of a trained network under perturbations of growing size.
+
+    **Arguments:** `snapshot`: a file that `train` wrote. `kind`: what is pushed. `draws`: of perturbation and
+    input.
+    **Returns:** sizes, and the mean and SD over draws of the relative accuracy.
+
+    >>> sweep(Snapshot(LeakyRNN(6), "parity", 2, 0), draws=2)["sizes"][0]
+    0.0
+    """
+    N = _known(snapshot)
+    found = perturbation_sweep(
+        snapshot.network,
+        snapshot.memory_task(),
+        N,
+        kind=kind,
+        head=snapshot.head,
+        draws=draws,
+        warmup=max(100, N),
+        seed=seed,
+    )
+    return {
+        "N": N,
+        "accuracy": float(found.accuracy[0].mean()),
+        "sizes": list(found.sizes),
+        "relative": found.relative.mean(1).tolist(),
+        "sd": found.relative.std(1).tolist(),
+    }
+
+
+def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int = 0) -> dict[str, float]:
+    """Relative accuracy of a trained network without one of its fastest or slowest neurons.
+
+    **Arguments:** `snapshot`: a file that `train` wrote. `count`: neurons of either end. `draws`: of the
+    input.
+    **Returns:** accuracy with all neurons, and relative accuracy without one of either kind.
+
+    >>> sorted(ablation(Snapshot(LeakyRNN(6), "parity", 2, 0), count=2, draws=1))
+    ['N', 'accuracy', 'without_one_fast', 'without_one_slow']
+    """
+    N, net = _known(snapshot), snapshot.network
+    fast, slow = choose_neurons(net, "fastest", count), choose_neurons(net, "slowest", count)
+    found = run_ablation(
+        net,
+        snapshot.memory_task(),
+        N,
+        neurons=sorted({*fast, *slow}),
+        head=snapshot.head,
+        draws=draws,
+        warmup=max(100, N),
+        seed=seed,
+    )
+    return {
+        "N": float(N),
+        "accuracy": float(found.base.mean()),
+        "without_one_fast": found.group(fast),
+        "without_one_slow": found.group(slow),
+    }
+
+
+def _known(snapshot: Snapshot) -> int:
+    require(snapshot.N >= 2, "the network has passed no N: train it for longer")
+    return snapshot.N
+
+
+def _read(path: Path, name: str | None) -> np.ndarray:
+    try:
+        if path.suffix == ".npy":
+            found = np.load(path, allow_pickle=False)
+        elif path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as held:
+                require(
+                    name in held or (name is None and len(held.files) == 1),
+                    f"name must be one of the arrays in {path.name}: {', '.join(held.files)}",
+                )
+                found = held[name or held.files[0]]
+        elif path.suffix == ".csv":
+            with path.open(encoding="utf-8") as lines:
+                header = any(not _is_number(cell) for cell in lines.readline().strip().split(","))
+            found = np.genfromtxt(path, delimiter=",", skip_header=int(header))
+        else:
+            raise JostleError(f"recording must end in .npy, .npz or .csv, but {path.name} came")
+        return np.asarray(found, dtype=np.float64)
+    except OSError as error:
+        raise JostleError(f"could not read {path}: {error.strerror or error}") from error
+    except (ValueError, TypeError) as error:
+        if isinstance(error, JostleError):
+            raise
+        raise JostleError(f"{path} does not hold a numeric array: {error}") from error
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell or "nan")
+    except ValueError:
+        return False
+    return True
+
+
+VERBS = (measure, train, sweep, ablation)
+__all__ = ["VERBS", "RecordingTimescales", "measure", "train"]

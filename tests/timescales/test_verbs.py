@@ -1,0 +1,104 @@
+"""The command line's functions on files of a user's own."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from jostle.core.errors import JostleError
+from jostle.timescales import LeakyRNN, Snapshot, measure, train
+from jostle.timescales.verbs import ablation, sweep
+
+
+def recording(samples=20000):
+    from scipy.signal import lfilter
+
+    noise = np.random.default_rng(0).normal(size=(samples, 2))
+    return np.stack([lfilter([1], [1, -np.exp(-1 / t)], noise[:, i]) for i, t in enumerate((4.0, 12.0))], 1)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
+def test_a_recording_is_measured_from_any_format(tmp_path, suffix):
+    path = tmp_path / f"rates{suffix}"
+    x = recording()
+    if suffix == ".npy":
+        np.save(path, x)
+    elif suffix == ".npz":
+        np.savez(path, rates=x)
+    else:
+        np.savetxt(path, x, delimiter=",", header="a,b", comments="")
+    found = measure(path, step=5.0, max_lag=60)
+    np.testing.assert_allclose(found.fit.single[:, 0], [4, 12], rtol=0.25)
+    assert found.table()["tau"][0] == 5 * found.fit.tau[0]
+    assert found.numbers()["units"] == 2
+    found.save(tmp_path / "out.csv")
+    lines = (tmp_path / "out.csv").read_text().splitlines()
+    assert len(lines) == 3
+    assert lines[0].startswith("unit,tau,double")
+    found.save(tmp_path / "out.json")
+    assert json.loads((tmp_path / "out.json").read_text())["good"] == found.numbers()["good"]
+    with pytest.raises(JostleError, match=r"out must end in \.csv or \.json"):
+        found.save(tmp_path / "out.txt")
+
+
+def test_files_that_are_no_recording_are_refused(tmp_path):
+    np.savez(tmp_path / "two.npz", a=np.zeros(5), b=np.zeros(5))
+    (tmp_path / "words.csv").write_text("a\nb\nc\n")
+    np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
+    for name, word in [
+        ("gone.npy", "could not read"),
+        ("two.npz", "a, b"),
+        ("rates.mat", "must end in"),
+        ("objects.npy", "numeric array"),
+        ("words.csv", "NaN|longer"),
+    ]:
+        with pytest.raises(JostleError, match=word):
+            measure(tmp_path / name)
+
+
+def test_a_trained_network_is_kept_and_probed(tmp_path):
+    done = []
+    kept = train(
+        hidden=12, max_N=3, max_steps=20, patience=10, batch=16, callback=lambda *now: done.append(now)
+    )
+    assert [now[0] for now in done] == [10, 20]
+    kept.save(tmp_path / "net.safetensors")
+    again = Snapshot.load(tmp_path / "net.safetensors")
+    assert again.numbers() == kept.numbers()
+    for a, b in zip(kept.network.state_dict().values(), again.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(JostleError, match="passed no N"):
+        sweep(again)
+    knows = Snapshot(again.network, "parity", 3, 1)
+    found = sweep(knows, kind="tau_abs", draws=2)
+    assert found["relative"][0] == pytest.approx(1)
+    assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
+
+
+def test_settings_of_a_network_survive_its_file(tmp_path):
+    net = LeakyRNN(
+        5,
+        2,
+        tau=2.5,
+        train_tau=False,
+        shared_tau=True,
+        placement="continuous",
+        substeps=(2, 4),
+        nonlinearity="tanh",
+    )
+    Snapshot(net, "dms", 4, 1, {"steps": 3}).save(tmp_path / "net.safetensors")
+    again = Snapshot.load(tmp_path / "net.safetensors")
+    assert (again.task, again.N, again.head, again.record) == ("dms", 4, 1, {"steps": 3})
+    assert again.network.substeps == (2, 4)
+    assert not again.network.tau_raw.requires_grad
+    x = torch.ones(2, 5)
+    start = net.initial_state(2, torch.Generator().manual_seed(0))
+    torch.testing.assert_close(net.states(x, start)[1], again.network.states(x, start)[1])
+
+
+def test_a_file_that_is_no_network_is_refused(tmp_path):
+    (tmp_path / "x.safetensors").write_bytes(b"nothing")
+    for name in ("x.safetensors", "gone.safetensors"):
+        with pytest.raises(JostleError, match="not a network"):
+            Snapshot.load(tmp_path / name)
