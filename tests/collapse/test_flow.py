@@ -56,7 +56,9 @@ def test_the_reduced_flow_is_the_flow(d: int) -> None:
         W = model.targets() @ H.T @ torch.linalg.inv(H @ H.T + 5 * 0.2 * torch.eye(d, dtype=H.dtype))
         return (-W.T @ (W @ H - model.targets()) - 0.1 * H).reshape(-1).numpy()
 
-    wanted = solve_ivp(slope, (0, 2), H0.reshape(-1).numpy(), rtol=1e-11, atol=1e-12, method="DOP853").y[:, -1]
+    wanted = solve_ivp(slope, (0, 2), H0.reshape(-1).numpy(), rtol=1e-11, atol=1e-12, method="DOP853").y[
+        :, -1
+    ]
     found = model.flow(H0, [0.0, 2.0])
     torch.testing.assert_close(found.features(1).reshape(-1), torch.from_numpy(wanted), rtol=1e-7, atol=1e-8)
     torch.testing.assert_close(found.features(0), H0, rtol=0, atol=1e-13)

@@ -38,7 +38,9 @@ def by_definition(h: np.ndarray, y: np.ndarray, W: np.ndarray, weighting: str = 
         return float(np.linalg.norm(A / np.linalg.norm(A) - wanted))
 
     v = np.array([((h[y == k] - means[k]) ** 2).sum(1).mean() for k in range(K)])
-    pairs = [(v[k] + v[m]) / 2 / ((means[k] - means[m]) ** 2).sum() for k in range(K) for m in range(K) if k != m]
+    pairs = [
+        (v[k] + v[m]) / 2 / ((means[k] - means[m]) ** 2).sum() for k in range(K) for m in range(K) if k != m
+    ]
     nearest = ((h[:, None] - means) ** 2).sum(2).argmin(1)
     span = np.linalg.qr(means.T)[0]
     return {
@@ -75,7 +77,11 @@ def test_metrics_are_their_definitions(shape: tuple[int, int, int], weighting: s
 
 def h_means(h: torch.Tensor, y: torch.Tensor, report: NCReport) -> np.ndarray:
     means = torch.stack([h[y == k].mean(0) for k in range(report.K)])
-    share = torch.full((report.K,), 1 / report.K).double() if report.weighting == "class" else report.counts.double() / len(h)
+    share = (
+        torch.full((report.K,), 1 / report.K).double()
+        if report.weighting == "class"
+        else report.counts.double() / len(h)
+    )
     return (means - share.double() @ means).numpy()
 
 
@@ -181,7 +187,11 @@ def test_bad_features_are_refused() -> None:
         ((h, 0 * y, None), {}, "K must be at least 2 classes"),
         ((h[:0], y[:0], None), {}, "not empty"),
         ((h, y, h[:3, :3]), {"K": 4}, r"weight must be \(4, 6\)"),
-        ((torch.where(y[:, None] == 3, math.nan, h), y, None), {}, r"5 samples hold NaN or infinity \(classes \[3\]\)"),
+        (
+            (torch.where(y[:, None] == 3, math.nan, h), y, None),
+            {},
+            r"5 samples hold NaN or infinity \(classes \[3\]\)",
+        ),
     ]
     for arguments, options, sentence in cases:
         with pytest.raises(JostleError, match=sentence):
@@ -209,4 +219,6 @@ def test_a_report_is_json(tmp_path) -> None:
     report.save(tmp_path / "report.json")
     kept = json.loads((tmp_path / "report.json").read_text())
     assert kept == json.loads(report.to_json())
-    assert kept["nc1"] == report.nc1 and np.array(kept["gram"]).shape == (3, 3) and kept["weighting"] == "class"
+    assert (
+        kept["nc1"] == report.nc1 and np.array(kept["gram"]).shape == (3, 3) and kept["weighting"] == "class"
+    )

@@ -119,7 +119,7 @@ def test_stair_of_the_full_operator(shape: tuple[int, int, int]) -> None:
 
 @pytest.mark.parametrize("shape", [(3, 4, 5), (3, 2, 3), (4, 10, 10)])
 def test_stairs_of_the_blocks(shape: tuple[int, int, int]) -> None:
-    K, n, d = shape
+    _, n, d = shape
     model = TiedModel(*shape, lam_w=0.3, lam_h=0.2, beta=20.0)
     F, size = matrix(model), d * n
     own = np.sort(np.linalg.eigvalsh(F[:size, :size]))
@@ -170,7 +170,9 @@ def test_energies_sum_and_are_multiplied_by_their_factors(seed: int, n: int) -> 
     assert before.total == pytest.approx(float(nudge.square().sum()), rel=1e-12)
     after, f = decompose(model.response(nudge, at).dH, at.R), factors(0.3, 0.2, 4.0)
     for part in ("within_in", "within_out", "mean_sym", "mean_skew", "mean_out"):
-        assert getattr(after, part) == pytest.approx(getattr(f, part) ** 2 * getattr(before, part), rel=1e-10, abs=1e-18)
+        assert getattr(after, part) == pytest.approx(
+            getattr(f, part) ** 2 * getattr(before, part), rel=1e-10, abs=1e-18
+        )
 
 
 @given(lam_h=st.floats(1e-4, 1.0), lam_w=st.floats(1e-4, 0.99))

@@ -48,7 +48,13 @@ def test_constants_of_the_example() -> None:
 
 
 def test_gradient_and_hessian_match_differences() -> None:
-    W, H, H0, dW, dH = randn(3, 5), randn(5, 12, seed=1), randn(5, 12, seed=2), randn(3, 5, seed=3), randn(5, 12, seed=4)
+    W, H, H0, dW, dH = (
+        randn(3, 5),
+        randn(5, 12, seed=1),
+        randn(5, 12, seed=2),
+        randn(3, 5, seed=3),
+        randn(5, 12, seed=4),
+    )
     step = 1e-5
     up, down = (W + step * dW, H + step * dH), (W - step * dW, H - step * dH)
     slope = (SMALL.value(*up, H0) - SMALL.value(*down, H0)) / (2 * step)

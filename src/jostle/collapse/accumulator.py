@@ -18,22 +18,22 @@ Weighting = Literal["class", "sample"]
 class Accumulator:
     """Collapse metrics of features that come in batches, with memory `O(K d)`, or `O(K d + d^2)` in one pass.
 
-    First pass: class means and variances, by Welford's update for batches (Chan, Golub & LeVeque 1983), never by
-    `E[hh^T] - mean mean^T`. Second pass (or, with `one_pass`, a `d x d` scatter): `Tr(S_W S_B^+)` from the
-    projections of `h - mean` on the span of the class means alone: with the thin factorisation
-    `S_B = Q T T^T Q^T` of rank `K - 1`, `Tr(S_W S_B^+) = mean ||T^+ Q^T (h - mean)||^2`. No `d x d`
-    pseudo-inverse, no rounding noise of its null space.
+    First pass: class means and variances, by Welford's update for batches (Chan, Golub & LeVeque 1983), never
+    by `E[hh^T] - mean mean^T`. Second pass (or, with `one_pass`, a `d x d` scatter): `Tr(S_W S_B^+)` from the
+    projections of `h - mean` on the span of the class means alone: with the thin factorisation `S_B = Q T T^T
+    Q^T` of rank `K - 1`, `Tr(S_W S_B^+) = mean ||T^+ Q^T (h - mean)||^2`. No `d x d` pseudo-inverse, no
+    rounding noise of its null space.
 
     **Arguments:** `K`: classes, at least 2. `d`: feature size. `one_pass`: keep a `d x d` scatter, so that no
     second pass is needed; `nc4` and `ncc` then stay unknown. `weighting`: whether `S_B` and the global mean
     weigh classes (as usual) or samples; the same when classes are balanced. `device`, `dtype`: of the
     statistics.
 
-    >>> acc = Accumulator(2, 3, one_pass=True)
+    >>> acc = Accumulator(3, 3, one_pass=True)
     >>> for h in (torch.eye(3), torch.eye(3) + 0.1):
-    ...     acc.update(h, torch.tensor([0, 1, 1]))
+    ...     acc.update(h, torch.arange(3))
     >>> round(acc.compute().nc1_trace, 4)
-    0.7317
+    0.0113
     """
 
     def __init__(
@@ -48,8 +48,11 @@ class Accumulator:
     ) -> None:
         require(K >= 2, f"K must be at least 2 classes, but {K} came")
         require(d >= 1, f"d must be at least 1, but {d} came")
-        require(weighting in ("class", "sample"), f"weighting must be class or sample, but {weighting!r} came")
-        self.K, self.d, self.weighting, self.dtype = K, d, weighting, dtype
+        require(
+            weighting in ("class", "sample"), f"weighting must be class or sample, but {weighting!r} came"
+        )
+        self.K, self.d, self.dtype = K, d, dtype
+        self.weighting: Weighting = weighting
         zeros = {"device": device, "dtype": dtype}
         self.counts = torch.zeros(K, device=device, dtype=torch.long)
         self.means = torch.zeros(K, d, **zeros)
@@ -99,7 +102,8 @@ class Accumulator:
     ) -> None:
         """Take the same batch again (in any order), after all batches went through `update`.
 
-        **Arguments:** `predicted`: the class that the classifier gives each sample; without it `nc4` is unknown.
+        **Arguments:** `predicted`: the class that the classifier gives each sample; without it `nc4` is
+        unknown.
         """
         if self._basis is None:
             self._basis = self._factorise()
@@ -117,9 +121,7 @@ class Accumulator:
             self._agree += int((nearest == predicted).sum())
             self._predicted += len(h)
 
-    def compute(
-        self, weight: Float[Tensor, "K d"] | None = None, *, pooling: str = "none"
-    ) -> NCReport:
+    def compute(self, weight: Float[Tensor, "K d"] | None = None, *, pooling: str = "none") -> NCReport:
         """The metrics of all that came.
 
         **Arguments:** `weight`: of the classifier head, for `nc3`. `pooling`: noted in the report.
@@ -146,7 +148,9 @@ class Accumulator:
         if int(self.counts.max()) == 1:
             notes.append("every class has one sample: NC1 is zero by definition")
         if self.K == 2:
-            notes.append("two centred means are always antipodal: nc2 is zero for K = 2 whatever the features")
+            notes.append(
+                "two centred means are always antipodal: nc2 is zero for K = 2 whatever the features"
+            )
         report = NCReport(
             nc1=float("inf") if collapsed else whitened / total / self.K,
             nc1_trace=float("inf") if collapsed else within / between,
@@ -203,7 +207,9 @@ class Accumulator:
         empty = (self.counts == 0).nonzero().flatten().tolist()
         if empty:
             more = f" and {len(empty) - 5} more" if len(empty) > 5 else ""
-            raise JostleError(f"every class must have a sample, but class {', '.join(map(str, empty[:5]))}{more} has none")
+            raise JostleError(
+                f"every class must have a sample, but class {', '.join(map(str, empty[:5]))}{more} has none"
+            )
         return Basis(self.means, self.counts, self.weighting)
 
     def _cdnv(self) -> float:
@@ -218,7 +224,11 @@ class Basis:
 
     def __init__(self, means: Tensor, counts: Tensor, weighting: Weighting) -> None:
         K, d = means.shape
-        share = torch.full_like(means[:, 0], 1 / K) if weighting == "class" else counts / counts.sum().to(means.dtype)
+        share = (
+            torch.full_like(means[:, 0], 1 / K)
+            if weighting == "class"
+            else counts / counts.sum().to(means.dtype)
+        )
         self.centre = share @ means
         self.centred = means - self.centre
         root = share.sqrt()
@@ -235,8 +245,8 @@ class Basis:
             self.between = 0.0
         elif float(sizes[rank - 1]) < RANK_TOLERANCE * float(sizes[0]):
             self.notes.append(
-                f"the class means are nearly dependent (smallest singular value {float(sizes[rank - 1]):.1e} of "
-                f"{float(sizes[0]):.1e}): nc1 hangs on directions that hold next to nothing"
+                f"the class means are nearly dependent (smallest singular value "
+                f"{float(sizes[rank - 1]):.1e} of {float(sizes[0]):.1e}): nc1 hangs on directions that hold next to nothing"
             )
         self.whiten = left[:, :rank][:, keep] / sizes[:rank][keep]
         self.coordinates = self.centred @ self.span

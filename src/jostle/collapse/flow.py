@@ -21,8 +21,8 @@ class Flow:
 
     `within`, `between`: `Tr S_W`, `Tr S_B`, with their exact time derivatives `within_rate`, `between_rate`.
     `nc1_trace`, `nc1`, `nc2`: as in [`NCReport`][jostle.collapse.NCReport]. `falls`: (a) `nc1_trace` strictly
-    decreases. `shrinks`: (b) `exp(2 lam_h t) Tr S_W` does not increase. `spreads`: (c) `exp(2 lam_h t) Tr S_B`
-    strictly increases.
+    decreases. `shrinks`: (b) `exp(2 lam_h t) Tr S_W` does not increase. `spreads`: (c) `exp(2 lam_h t) Tr
+    S_B` strictly increases.
     """
 
     times: Float[Tensor, " T"]
@@ -44,9 +44,7 @@ class Flow:
         return self._reduced.features(self._states[:, index])
 
 
-def flow(
-    model: Objective, H0: Tensor, times: Sequence[float] | Tensor, *, rtol: float = 1e-10
-) -> Flow:
+def flow(model: Objective, H0: Tensor, times: Sequence[float] | Tensor, *, rtol: float = 1e-10) -> Flow:
     """Integrate `dH/dt = -W*(H)^T (W*(H) H - Y) - lam_h H`; see `TiedModel.flow`."""
     H0 = model.checked(H0, "H0")
     t = np.asarray(times, dtype=np.float64)
@@ -56,7 +54,13 @@ def flow(
     )
     reduced = _Reduced(model, H0)
     found = solve_ivp(
-        reduced.slope, (0.0, float(t[-1])), reduced.start, method="DOP853", t_eval=t, rtol=rtol, atol=rtol * 1e-2
+        reduced.slope,
+        (0.0, float(t[-1])),
+        reduced.start,
+        method="DOP853",
+        t_eval=t,
+        rtol=rtol,
+        atol=rtol * 1e-2,
     )
     if not found.success:
         raise JostleError(f"the flow could not be integrated: {found.message}")
@@ -84,17 +88,17 @@ def flow(
 class _Reduced:
     """The flow without its idle coordinates.
 
-    Deviations from the class means evolve by one linear map for all, `dV/dt = -(W*^T W* + lam_h) V`, and enter
-    `W*` through `V V^T` only. So `V = L Q` with constant orthonormal rows `Q`, and `L` has at most
-    `min(d, N)` columns: the cost of a step does not depend on `N`. Where `N < d`, the flow stays in the column
-    space of `H0`, and is written in a basis of it.
+    Deviations from the class means evolve by one linear map for all, `dV/dt = -(W*^T W* + lam_h) V`, and
+    enter `W*` through `V V^T` only. So `V = L Q` with constant orthonormal rows `Q`, and `L` has at most
+    `min(d, N)` columns: the cost of a step does not depend on `N`. Where `N < d`, the flow stays in the
+    column space of `H0`, and is written in a basis of it.
     """
 
     def __init__(self, model: Objective, H0: Tensor) -> None:
         self.model = model
         H = H0.numpy()
         d, N = H.shape
-        self.columns, H = np.linalg.qr(H) if N < d else (np.eye(d), H)
+        self.columns, H = np.linalg.qr(H) if d > N else (np.eye(d), H)
         means = H.reshape(len(H), model.K, model.n).mean(2)
         deviations = H - np.repeat(means, model.n, 1)
         rows, upper = np.linalg.qr(deviations.T)

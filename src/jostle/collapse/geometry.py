@@ -85,7 +85,8 @@ def bank(features: Float[Tensor, "N d"], labels: Int[Tensor, " N"]) -> Float[Ten
     """Features as the theory writes them: columns, ordered by class, float64.
 
     **Arguments:** `features`: one a row. `labels`: the classes 0 to K-1, each equally often.
-    **Raises:** `JostleError` if the classes are not balanced: the theory does not cover that (`metrics` does).
+    **Raises:** `JostleError` if the classes are not balanced: the theory does not cover that (`metrics`
+    does).
 
     >>> bank(torch.tensor([[1.0], [2.0], [3.0], [4.0]]), torch.tensor([1, 0, 1, 0]))
     tensor([[2., 4., 1., 3.]], dtype=torch.float64)
@@ -131,7 +132,8 @@ def decompose(dH0: Float[Tensor, "d N"], R: Float[Tensor, "d K"]) -> Energies:
     **Returns:** [`Energies`][jostle.collapse.Energies].
 
     >>> R = torch.eye(3, 2, dtype=torch.float64)
-    >>> decompose(torch.tensor([[0.0, 0, 1, 1], [-1, -1, 0, 0], [0, 0, 0, 0]], dtype=torch.float64), R).mean_skew
+    >>> turn = torch.tensor([[0.0, 0, 1, 1], [-1, -1, 0, 0], [0, 0, 0, 0]], dtype=torch.float64)
+    >>> decompose(turn, R).mean_skew
     4.0
     """
     K = R.shape[1]

@@ -23,11 +23,11 @@ def metrics(
 ) -> NCReport:
     """Every usual form of neural collapse, of one set of features.
 
-    The definitions are those of [`NCReport`][jostle.collapse.NCReport]. `Tr(S_W S_B^+)` comes from a rank `K - 1`
-    factorisation of the class means: no `d x d` matrix is ever formed.
+    The definitions are those of [`NCReport`][jostle.collapse.NCReport]. `Tr(S_W S_B^+)` comes from a rank `K
+    - 1` factorisation of the class means: no `d x d` matrix is ever formed.
 
-    **Arguments:** `features`: one a row, of any floating precision. `labels`: 0 to `K - 1`. `weight`, `bias`: of
-    the classifier head, for `nc3` and `nc4`. `K`: classes; from the head or the largest label by default.
+    **Arguments:** `features`: one a row, of any floating precision. `labels`: 0 to `K - 1`. `weight`, `bias`:
+    of the classifier head, for `nc3` and `nc4`. `K`: classes; from the head or the largest label by default.
     `weighting`: whether the between-class scatter weighs classes or samples. `dtype`: computed in.
     **Returns:** [`NCReport`][jostle.collapse.NCReport].
     **Raises:** `JostleError` for labels out of range, an empty class, features that are not finite.

@@ -18,9 +18,9 @@ class Minimum:
     """A stationary point of the tied model, and how well it was reached.
 
     `W`, `H`: the classifier and the features. `value`: the objective. `grad_norm`: of its gradient, both
-    blocks. `steps`: alternations; `newton_steps`: Newton steps after them. `converged`: whether `grad_norm` met
-    the tolerance. `curvature`: the smallest eigenvalue of the Hessian of `K n f` by `H` with `W` solved for,
-    where asked for; above 0 at a strict local minimum (which need not be global when beta is small).
+    blocks. `steps`: alternations; `newton_steps`: Newton steps after them. `converged`: whether `grad_norm`
+    met the tolerance. `curvature`: the smallest eigenvalue of the Hessian of `K n f` by `H` with `W` solved
+    for, where asked for; above 0 at a strict local minimum (which need not be global when beta is small).
     """
 
     W: Float[Tensor, "K d"]
@@ -47,7 +47,10 @@ def minimise(
     H0 = model.checked(H0, "H0")
     require(tolerance > 0, f"tolerance must be above 0, but {tolerance} came")
     require(max_steps >= 1, f"max_steps must be at least 1, but {max_steps} came")
-    require(model.lam_h + model.beta > 0, "lam_h + beta must be above 0 to minimise: with both 0 there is no minimum")
+    require(
+        model.lam_h + model.beta > 0,
+        "lam_h + beta must be above 0 to minimise: with both 0 there is no minimum",
+    )
     goal = tolerance * max(1.0, float(H0.norm())) / model.N
     H = H0 if start is None else model.checked(start, "start")
     W = model.classifier(H)
@@ -99,4 +102,6 @@ def _curvature(model: Objective, W: Tensor, H: Tensor) -> float:
         columns = [schur.matvec(row) for row in np.eye(H.numel())]
         return float(np.linalg.eigvalsh(np.stack(columns)).min())
     start = torch.randn(H.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return float(eigsh(schur.linear_operator(), k=1, which="SA", v0=start.numpy(), return_eigenvectors=False)[0])
+    return float(
+        eigsh(schur.linear_operator(), k=1, which="SA", v0=start.numpy(), return_eigenvectors=False)[0]
+    )

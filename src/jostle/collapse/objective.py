@@ -30,8 +30,8 @@ class Objective:
     The model (2) of Tirer, Huang & Niles-Weed (2023). Features are columns ordered by class, `n` a class,
     `N = K n` in all; `Y = I_K (x) 1_n^T`. With `beta = 0` it is the unconstrained-features model.
 
-    **Arguments:** `K`: classes, at least 2. `n`: samples a class. `d`: feature size. `lam_w`: of the classifier,
-    above 0. `lam_h`: of the features, at least 0. `beta`: of the tie, at least 0.
+    **Arguments:** `K`: classes, at least 2. `n`: samples a class. `d`: feature size. `lam_w`: of the
+    classifier, above 0. `lam_h`: of the features, at least 0. `beta`: of the tie, at least 0.
     """
 
     K: int
@@ -55,7 +55,7 @@ class Objective:
 
     @property
     def c(self) -> float:
-        """`sqrt(lam_h lam_w)`: the share of the targets that is not fitted; below 1 unless all collapses to 0."""
+        """`sqrt(lam_h lam_w)`: the share of the targets that is not fitted; from 1 on all collapses to 0."""
         return math.sqrt(self.lam_h * self.lam_w)
 
     @property
@@ -71,10 +71,13 @@ class Objective:
     @property
     def rho(self) -> float:
         """`(1 - c) sqrt(lam_w/lam_h)`: the squared norm of each class mean at collapse."""
-        require(self.lam_h > 0, "lam_h must be above 0 for exact collapse: with 0 the features grow without bound")
+        require(
+            self.lam_h > 0, "lam_h must be above 0 for exact collapse: with 0 the features grow without bound"
+        )
         require(
             self.c < 1,
-            f"lam_h lam_w must be below 1 for exact collapse, but it is {self.c**2:.4g}: the only minimiser is zero",
+            f"lam_h lam_w must be below 1 for exact collapse, but it is {self.c**2:.4g}: "
+            "the only minimiser is zero",
         )
         return (1 - self.c) / self.s
 
@@ -114,7 +117,8 @@ class Objective:
         """
         require(
             tuple(H.shape) == (self.d, self.N),
-            f"{name} must be (d, K n) = ({self.d}, {self.N}) with columns ordered by class, but {tuple(H.shape)} came",
+            f"{name} must be (d, K n) = ({self.d}, {self.N}) with columns ordered by class, "
+            f"but {tuple(H.shape)} came",
         )
         H = H.detach().double()
         require(bool(torch.isfinite(H).all()), f"{name} must be finite, but it holds NaN or infinity")
@@ -153,12 +157,12 @@ class Objective:
 
 
 class Ridge:
-    """Solves with `G = H H^T + n lam_w I`, from a `d x d` or an `N x N` factorisation, the smaller of the two."""
+    """Solves with `G = H H^T + n lam_w I`, from the smaller of a `d x d` and an `N x N` factorisation."""
 
     def __init__(self, model: Objective, H: Tensor) -> None:
         self.shift = model.n * model.lam_w
         d, N = H.shape
-        self.H = H if N < d else None
+        self.H = H if d > N else None
         gram = H @ H.T if self.H is None else H.T @ H
         self.factor = torch.linalg.cholesky(gram + self.shift * torch.eye(min(d, N), dtype=H.dtype))
 

@@ -1,4 +1,4 @@
-"""What is measured of one layer's features: every form of neural collapse, and where the numbers come from."""
+"""What is measured of one layer's features: every form of neural collapse."""
 
 import json
 import math
@@ -25,10 +25,10 @@ class NCReport:
     | `nc3`, `nc3_of` | the same of `W` times the (un)centred means; `None` without a head |
     | `nc4` | share of samples whose prediction is the class of the nearest mean; `None` without predictions |
     | `ncc` | accuracy of the nearest class mean; `None` after a single pass |
-    | `cdnv` | mean over pairs of `(v_k + v_l) / (2 ||mean_k - mean_l||^2)` (Galanti, Gyorgy & Hutter 2022) |
+    | `cdnv` | mean over pairs of `(v_k + v_l) / (2 ||m_k - m_l||^2)` (Galanti, Gyorgy & Hutter 2022) |
 
-    `within`, `between`: `Tr S_W` and `Tr S_B`; `within_in`: the part of `Tr S_W` in the span of the class means.
-    `counts`, `mean_norms`, `gram` (of the centred means), `singular_values` (of the centred means),
+    `within`, `between`: `Tr S_W` and `Tr S_B`; `within_in`: the part of `Tr S_W` in the span of the class
+    means. `counts`, `mean_norms`, `gram` (of the centred means), `singular_values` (of the centred means),
     `effective_rank` (the exponential of their entropy). `weighting`: whether `S_B` and the global mean weigh
     classes or samples. `samples`, `dim`, `passes`, `pooling` (of convolutional maps), `notes`: warnings.
     """
@@ -80,12 +80,18 @@ class NCReport:
     def record(self) -> dict[str, Any]:
         """All fields, as a JSON object."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return {k: v.tolist() if isinstance(v, Tensor) else list(v) if k == "notes" else v for k, v in values.items()}
+        return {
+            k: v.tolist() if isinstance(v, Tensor) else list(v) if k == "notes" else v
+            for k, v in values.items()
+        }
 
     def to_json(self) -> str:
         """All fields as strict JSON; infinity becomes null."""
         return json.dumps(
-            {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in self.record().items()}
+            {
+                k: None if isinstance(v, float) and not math.isfinite(v) else v
+                for k, v in self.record().items()
+            }
         )
 
     def save(self, path: Path) -> None:

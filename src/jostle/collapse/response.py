@@ -17,7 +17,7 @@ Method = Literal["closed", "cg", "dense", "large-beta"]
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """The first-order answer to `H0 -> H0 + dH0`: of the features, and of the classifier; error `O(||dH0||^2)`."""
+    """The first-order answer of features and classifier to `H0 -> H0 + dH0`; error `O(||dH0||^2)`."""
 
     dH: Float[Tensor, "d N"]
     dW: Float[Tensor, "K d"]
@@ -51,8 +51,8 @@ def factors(lam_w: float = 5e-3, lam_h: float = 5e-3, beta: float = 1.0) -> Fact
     classifier does not. Derived here; to first order in `1/beta` it is Theorem 4.2 of Tirer, Huang &
     Niles-Weed (2023).
 
-    **Arguments:** `lam_w`, `lam_h`: regularisation of classifier and features, above 0, with a product below 1.
-    `beta`: of the tie to the given features, above 0.
+    **Arguments:** `lam_w`, `lam_h`: regularisation of classifier and features, above 0, with a product below
+    1. `beta`: of the tie to the given features, above 0.
     **Returns:** [`Factors`][jostle.collapse.Factors].
     **Raises:** `JostleError` for values out of range.
 
@@ -65,9 +65,7 @@ def factors(lam_w: float = 5e-3, lam_h: float = 5e-3, beta: float = 1.0) -> Fact
     return Factors(beta / (beta + s), beta / (beta + lam_h), beta / (beta + 2 * g), 1.0, 1.0, c, s, g, rho)
 
 
-def respond(
-    model: Objective, dH0: Tensor, at: Collapsed | Minimum, method: Method | None = None
-) -> Response:
+def respond(model: Objective, dH0: Tensor, at: Collapsed | Minimum, method: Method | None = None) -> Response:
     """The first-order response; see `TiedModel.response`."""
     dH0 = model.checked(dH0, "dH0")
     require(model.beta > 0, "beta must be above 0: without a tie the given features do not matter")
@@ -79,7 +77,10 @@ def respond(
         )
         assert isinstance(at, Collapsed)
         return closed(model, dH0, at.R)
-    require(method in ("cg", "dense", "large-beta"), f"method must be closed, cg, dense or large-beta, but {method!r} came")
+    require(
+        method in ("cg", "dense", "large-beta"),
+        f"method must be closed, cg, dense or large-beta, but {method!r} came",
+    )
     schur = Schur(model, at.W, at.H)
     if method == "cg":
         dH = model.beta * schur.solve(dH0)

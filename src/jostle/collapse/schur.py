@@ -1,5 +1,7 @@
 """How the minimiser answers: the Hessian by the features with the classifier solved for, as an operator."""
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from jaxtyping import Float
@@ -15,7 +17,7 @@ DENSE_LIMIT = 4000
 class Schur:
     """`S = A_HH - A_HW A_WW^-1 A_WH`, the Schur complement of the Hessian of `K n f`, matrix-free.
 
-    `S X = (W^T W + (lam_h+beta) I) X - E^T Z - ...` costs `O(d N K + d^2 K)` a product: no `dN x dN` matrix.
+    A product costs `O(d N K + d^2 K)`, a factorisation `O(d^2 N)` once: no `dN x dN` matrix.
 
     **Arguments:** `model`: the objective. `W`, `H`: where the Hessian is taken.
     """
@@ -42,7 +44,7 @@ class Schur:
     def linear_operator(self) -> LinearOperator:
         """`S` for SciPy."""
         size = self.H.numel()
-        return LinearOperator((size, size), matvec=self.matvec, dtype=np.float64)  # pyright: ignore
+        return operator(size, self.matvec)
 
     def solve(self, X: Float[Tensor, "d N"], rtol: float = 1e-13) -> Float[Tensor, "d N"]:
         """`S^-1 X` by conjugate gradients, preconditioned with the block `A_HH`.
@@ -51,11 +53,7 @@ class Schur:
         """
         shift = self.model.lam_h + self.model.beta
         size = self.H.numel()
-        prepare = LinearOperator(  # pyright: ignore
-            (size, size),
-            matvec=lambda x: stack(shrink(self.W, shift, unstack(x, self.model.d))),
-            dtype=np.float64,
-        )
+        prepare = operator(size, lambda x: stack(shrink(self.W, shift, unstack(x, self.model.d))))
         found, code = cg(self.linear_operator(), stack(X), rtol=rtol, maxiter=2000, M=prepare)
         answer = unstack(found, self.model.d)
         if code != 0:
@@ -63,20 +61,22 @@ class Schur:
             left = float((self(answer) - X).norm() / X.norm())
             require(
                 left < 1e-9,
-                f"conjugate gradients stopped with a residual of {left:.1e}: the Hessian is not positive here, so "
-                "this is no minimum of the tied model; raise beta or minimise first",
+                f"conjugate gradients stopped with a residual of {left:.1e}: the Hessian is not positive here, "
+                "so this is no minimum of the tied model; raise beta or minimise first",
             )
         return answer
 
     def dense(self) -> Float[Tensor, "dN dN"]:
-        """`S` as a matrix in column-stacking order, block by block as the theorem writes it; for small problems.
+        """`S` as a matrix with columns stacked, block by block as the theorem writes it; for small problems.
 
         **Raises:** `JostleError` above 4,000 features in all.
         """
         model, W, H = self.model, self.W, self.H
         K, d, N = model.K, model.d, model.N
         if d * N > DENSE_LIMIT:
-            raise JostleError(f"d N must be at most {DENSE_LIMIT} for a dense solve, but {d * N} came; use 'cg'")
+            raise JostleError(
+                f"d N must be at most {DENSE_LIMIT} for a dense solve, but {d * N} came; use 'cg'"
+            )
         eye = torch.eye
         kron = torch.kron
         f64 = torch.float64
@@ -84,8 +84,15 @@ class Schur:
         a_ww = kron(H @ H.T + model.n * model.lam_w * eye(d, dtype=f64), eye(K, dtype=f64))
         # P vec(W) = vec(W^T), with columns stacked: entry (k, j) of W goes from j K + k to k d + j.
         commute = eye(K * d, dtype=f64).reshape(d, K, K * d).transpose(0, 1).reshape(K * d, K * d)
-        a_hw = kron(self.residual.T.contiguous(), eye(d, dtype=f64)) @ commute + kron(H.T.contiguous(), W.T.contiguous())
+        a_hw = kron(self.residual.T.contiguous(), eye(d, dtype=f64)) @ commute + kron(
+            H.T.contiguous(), W.T.contiguous()
+        )
         return a_hh - a_hw @ torch.linalg.solve(a_ww, a_hw.T)
+
+
+def operator(size: int, product: Callable[[np.ndarray], np.ndarray]) -> LinearOperator:
+    """A symmetric operator for SciPy, from its product with a vector."""
+    return LinearOperator((size, size), matvec=product, rmatvec=product, dtype=np.float64)  # pyright: ignore
 
 
 def stack(X: Float[Tensor, "d N"]) -> np.ndarray:

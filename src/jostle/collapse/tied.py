@@ -12,7 +12,7 @@ from jostle.collapse.flow import Flow, flow
 from jostle.collapse.minimise import Minimum, minimise
 from jostle.collapse.objective import Collapsed, Objective
 from jostle.collapse.response import Method, Response, respond
-from jostle.collapse.schur import stack, unstack
+from jostle.collapse.schur import operator, stack, unstack
 from jostle.collapse.spectrum import Block, Level, spectrum
 
 
@@ -22,12 +22,13 @@ class TiedModel(Objective):
 
     `f(W, H; H0) = ||WH-Y||^2/2Kn + lam_w ||W||^2/2K + lam_h ||H||^2/2Kn + beta ||H-H0||^2/2Kn`, model (2) of
     Tirer, Huang & Niles-Weed, "Perturbation Analysis of Neural Collapse" (2023). It says how far the optimal
-    features collapse, and how a nudge of the given features passes on. `H`, `H0`: `(d, K n)`, float64, ordered
-    by class ([`bank`][jostle.collapse.bank] makes them from features and labels). Balanced classes only.
+    features collapse, and how a nudge of the given features passes on. `H`, `H0`: `(d, K n)`, float64,
+    ordered by class ([`bank`][jostle.collapse.bank] makes them from features and labels). Balanced classes
+    only.
 
-    **Arguments:** `K`: classes, at least 2. `n`: samples a class. `d`: feature size. `lam_w`: regularisation of
-    the classifier, above 0. `lam_h`: of the features, at least 0. `beta`: of the tie, at least 0. The numbers are
-    those of the model, an analogy to a network's weight decay and not the same thing.
+    **Arguments:** `K`: classes, at least 2. `n`: samples a class. `d`: feature size. `lam_w`: regularisation
+    of the classifier, above 0. `lam_h`: of the features, at least 0. `beta`: of the tie, at least 0. The
+    numbers are those of the model, an analogy to a network's weight decay and not the same thing.
     **Raises:** `JostleError` for values out of range.
 
     >>> import torch
@@ -55,9 +56,9 @@ class TiedModel(Objective):
         `W` and `H` in turn, each in closed form, so that the objective never grows; where that is slow (small
         beta), Newton steps by preconditioned conjugate gradients on the Schur complement.
 
-        **Arguments:** `H0`: the given features. `start`: where `H` starts; `H0` by default. `tolerance`: on the
-        gradient's norm, in units of `max(1, ||H0||)/Kn`. `max_steps`: alternations. `newton`: whether to use
-        it. `curvature`: whether to report the smallest eigenvalue of the Hessian.
+        **Arguments:** `H0`: the given features. `start`: where `H` starts; `H0` by default. `tolerance`: on
+        the gradient's norm, in units of `max(1, ||H0||)/Kn`. `max_steps`: alternations. `newton`: whether to
+        use it. `curvature`: whether to report the smallest eigenvalue of the Hessian.
         **Returns:** [`Minimum`][jostle.collapse.Minimum]; look at its `converged`.
         **Raises:** `JostleError` for a wrong shape, or features that are not finite.
         """
@@ -113,17 +114,17 @@ class TiedModel(Objective):
         def product(x: np.ndarray) -> np.ndarray:
             return stack(respond(self, unstack(x.reshape(-1), self.d), at, method).dH)
 
-        size = self.d * self.N
         # F is symmetric: it is beta times the inverse of a symmetric matrix.
-        return LinearOperator((size, size), matvec=product, rmatvec=product, dtype=np.float64)  # pyright: ignore
+        return operator(self.d * self.N, product)
 
     def spectrum(self, block: Block = "full", *, exact: bool = True) -> list[Level]:
         """The stair of eigenvalues of the response at collapse (Theorem 4.2 and its figure).
 
         **Arguments:** `block`: `full` for all of `F`; `kk` for its block of one class on itself; `kl` for the
-        singular values of a block between two classes. `exact`: for this beta, or the paper's to first order in
-        `1/beta`.
-        **Returns:** [`Level`][jostle.collapse.Level]s from the largest, with multiplicities that sum to the size.
+        singular values of a block between two classes. `exact`: for this beta, or the paper's to first order
+        in `1/beta`.
+        **Returns:** [`Level`][jostle.collapse.Level]s from the largest, with multiplicities that sum to the
+        size.
         **Raises:** `JostleError` where there is no exact collapse.
 
         >>> model = TiedModel(K=4, n=10, d=10, lam_w=2**0.5, lam_h=0.1, beta=100.0)
