@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from jostle.collapse.flow import Flow
 from jostle.collapse.report import NCReport
@@ -26,9 +25,9 @@ _INK = dict(zip(LABELS, ("blue", "vermillion", "green", "purple"), strict=True))
 def geometry(report: NCReport, names: Sequence[str] | None = None) -> Figure:
     """Class means against the ideal simplex: seen from where the simplex is a regular polygon, and by angles.
 
-    Left: the symmetric square root of the Gram matrix of the centred means is the configuration with these means'
-    angles and lengths that lies nearest to the simplex; it is projected on the plane in which the simplex is a
-    regular polygon. Right: each pair's angle less the ideal `arccos(-1/(K-1))`, in degrees.
+    Left: the symmetric square root of the Gram matrix of the centred means is the configuration with these
+    means' angles and lengths that lies nearest to the simplex; it is projected on the plane in which the
+    simplex is a regular polygon. Right: each pair's angle less the ideal `arccos(-1/(K-1))`, in degrees.
 
     **Arguments:** `report`: of one layer. `names`: of the classes.
     """
@@ -120,7 +119,8 @@ def courses(at: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]]
 def stairs(found: Mapping[float, tuple[Sequence[float], Sequence[float]]], beta: float) -> Figure:
     """The eigenvalues of a diagonal block of the response, by `lam_h`: computed, and by the theorem.
 
-    **Arguments:** `found`: from `lam_h` to the sorted eigenvalues of the dense operator and those of the formula.
+    **Arguments:** `found`: from `lam_h` to the sorted eigenvalues of the dense operator and those of the
+    formula.
     """
     with house_style():
         made, axes = figure(1, 1, (6.4, 3.6))
@@ -227,18 +227,4 @@ def survival(parts: Mapping[str, Mapping[str, Any]]) -> Figure:
         axes.grid(False, axis="y")
         axes.set_xlabel("energy, as a share of the nudge's")
         axes.legend(loc="upper center", bbox_to_anchor=(0.4, -0.2), ncols=3)
-    return made
-
-
-def gram_map(report: NCReport) -> Figure:
-    """The cosines between the centred class means, as a map."""
-    with house_style():
-        made, axes = figure(1, 1, (4.2, 3.4))
-        cosines: Tensor = report.cosines
-        shown = axes.imshow(cosines.numpy(), cmap=DIVERGING, vmin=-1, vmax=1)
-        axes.grid(False)
-        axes.set_xlabel("class")
-        axes.set_ylabel("class")
-        axes.set_title(f"cosines; at collapse {-1 / (report.K - 1):.2f} off the diagonal")
-        made.colorbar(shown, ax=axes, label="cosine")
     return made
