@@ -246,7 +246,8 @@ class Basis:
         elif float(sizes[rank - 1]) < RANK_TOLERANCE * float(sizes[0]):
             self.notes.append(
                 f"the class means are nearly dependent (smallest singular value "
-                f"{float(sizes[rank - 1]):.1e} of {float(sizes[0]):.1e}): nc1 hangs on directions that hold next to nothing"
+                f"{float(sizes[rank - 1]):.1e} of {float(sizes[0]):.1e}): nc1 hangs on directions "
+                "that hold next to nothing"
             )
         self.whiten = left[:, :rank][:, keep] / sizes[:rank][keep]
         self.coordinates = self.centred @ self.span

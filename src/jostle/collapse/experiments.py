@@ -17,7 +17,7 @@ from jostle.zoo import load_data
 
 @dataclass(frozen=True)
 class Task:
-    """One training. `kind`: `greedy` or `decay`. `bank`: features a class to hand back; the rest as in the study."""
+    """One training, `greedy` or `decay`; `bank`: features a class to hand back; the rest as in the study."""
 
     kind: str
     seed: int
@@ -35,7 +35,7 @@ class Task:
 
 
 def train_task(task: Task) -> dict[str, Any]:
-    """Train and measure: `rows` over layers or epochs; for `decay` also `layers`, `accuracy` and the `bank`."""
+    """Train and measure: `rows` over layers or epochs; for `decay` also `layers`, `accuracy`, `bank`."""
     x, y = _data(task)
     draw = torch.Generator().manual_seed(task.seed)
     recipe = Recipe(epochs=task.epochs, loss="ce" if task.loss == "ce" else "mse")
@@ -60,7 +60,7 @@ def train_task(task: Task) -> dict[str, Any]:
         short = min(len(part) for part in chosen)
         require(
             short == task.bank,
-            f"bank must be at most {short}, the samples of the rarest class, but {task.bank} came",
+            f"bank must be at most {short}, the size of the rarest class, but {task.bank} came",
         )
         result["bank"] = torch.cat(chosen).cpu()
     return result
@@ -94,6 +94,6 @@ def _data(task: Task) -> tuple[Tensor, Tensor]:
     data = load_data(task.data)
     if task.count:
         # Every so many: files come ordered by class.
-        data = data.subset(torch.arange(task.count) * len(data) // task.count)
+        data = data.subset([i * len(data) // task.count for i in range(task.count)])
     x, y = data.tensors()
     return standardise(x.to(task.device)), y.to(task.device)

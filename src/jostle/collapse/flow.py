@@ -49,7 +49,7 @@ def flow(model: Objective, H0: Tensor, times: Sequence[float] | Tensor, *, rtol:
     H0 = model.checked(H0, "H0")
     t = np.asarray(times, dtype=np.float64)
     require(
-        t.ndim == 1 and len(t) >= 2 and t[0] == 0 and bool((np.diff(t) > 0).all()),
+        t.ndim == 1 and len(t) >= 2 and bool(t[0] == 0) and bool((np.diff(t) > 0).all()),
         "times must begin with 0 and increase, with at least one more",
     )
     reduced = _Reduced(model, H0)

@@ -252,7 +252,7 @@ def _batches(data: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     if isinstance(data, Images):
         yield from data.batches(size)
     elif _pair(data):
-        images, labels = data
+        images, labels = data[0], data[1]
         require(
             len(images) == len(labels),
             f"images and labels must be equally long, but {len(images)} and {len(labels)} came",
@@ -265,11 +265,12 @@ def _batches(data: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
                 isinstance(item, tuple | list) and len(item) >= 2,
                 "data must give batches of (images, labels)",
             )
-            yield item[0], item[1]
+            images, labels = item[:2]
+            yield images, labels
 
 
 def _pair(data: Any) -> bool:
-    return isinstance(data, tuple) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
+    return type(data) in (tuple, list) and len(data) == 2 and all(isinstance(part, Tensor) for part in data)
 
 
 def _classes(data: Any) -> int | None:

@@ -51,7 +51,8 @@ def predict_nc(report: NCReport, lam_w: float, lam_h: float, beta: float) -> Pre
     f = factors(lam_w, lam_h, beta)
     if not report.nc1_trace <= NEAR:
         warnings.warn(
-            f"the features are not near collapse (nc1_trace {report.nc1_trace:.3g} is above {NEAR}): the first "
+            f"the features are not near collapse (nc1_trace {report.nc1_trace:.3g} is above {NEAR}): "
+            "the first "
             "order says little here",
             stacklevel=2,
         )

@@ -21,7 +21,7 @@ class NCReport:
     | `nc1` | `Tr(S_W S_B^+)/K`, the popular form (Papyan, Han & Donoho 2020) |
     | `nc1_trace` | `Tr S_W / Tr S_B`, the form of the theory (Tirer, Huang & Niles-Weed 2023) |
     | `nc2` | distance of the Gram matrix of the centred class means, at norm 1, from the simplex's |
-    | `nc2_of` | the same of the uncentred means from the orthogonal frame's: what a head without bias reaches |
+    | `nc2_of` | the same of the uncentred means from the orthogonal frame's: what a bias-free head reaches |
     | `nc3`, `nc3_of` | the same of `W` times the (un)centred means; `None` without a head |
     | `nc4` | share of samples whose prediction is the class of the nearest mean; `None` without predictions |
     | `ncc` | accuracy of the nearest class mean; `None` after a single pass |

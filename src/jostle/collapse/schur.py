@@ -61,7 +61,8 @@ class Schur:
             left = float((self(answer) - X).norm() / X.norm())
             require(
                 left < 1e-9,
-                f"conjugate gradients stopped with a residual of {left:.1e}: the Hessian is not positive here, "
+                f"conjugate gradients stopped with a residual of {left:.1e}: the Hessian is not "
+                "positive here, "
                 "so this is no minimum of the tied model; raise beta or minimise first",
             )
         return answer

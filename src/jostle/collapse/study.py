@@ -2,20 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from jostle.collapse import figures
+from jostle.collapse.checks import SIZES, nc1, response_at_collapse, response_on_features, theorems
 from jostle.collapse.decay import VARIANTS
 from jostle.collapse.experiments import Task, train_task
-from jostle.collapse.geometry import bank, decompose
-from jostle.collapse.metrics import metrics
-from jostle.collapse.objective import Collapsed
 from jostle.collapse.report import NCReport
-from jostle.collapse.schur import Schur
 from jostle.collapse.tied import TiedModel
 from jostle.lab.claims import Claim
 from jostle.lab.engines import Engine, parallel
@@ -67,13 +64,12 @@ GPU = replace(
     every=10,
 )
 PAPER = replace(GPU, greedy_seeds=3, decay_seeds=3, decay_epochs=350)
-SIZES = tuple(float(t) for t in np.logspace(-1, -3, 9))
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """The theorems on random features, the trainings, and the response on the trained network's features."""
-    theory = run.stage("theorems", lambda stage: _theorems(config, run))
-    answer = run.stage("response at collapse", lambda stage: _response(run))
+    theory = run.stage("theorems", lambda stage: theorems(config.starts, run.generator("theorems")))
+    answer = run.stage("response at collapse", lambda stage: response_at_collapse(run.generator("response")))
     trained = run.stage("trainings", lambda stage: _trainings(config, run, stage))
     real = run.stage("response on real features", lambda stage: _real(config, run, trained))
     _figures(config, run, answer, trained, real)
@@ -88,67 +84,8 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def _theorems(config: Config, run: Run) -> dict[str, Any]:
-    """Theorem 3.1 and its corollary, from random features of several shapes."""
-    draw = run.generator("theorems")
-    shapes = [(3, 6, 5), (4, 5, 8), (3, 10, 3), (5, 4, 30), (10, 3, 12)]
-    falls = shrinks = spreads = lower = 0
-    for i in range(config.starts):
-        model = TiedModel(*shapes[i % len(shapes)], lam_w=0.1, lam_h=0.1 * (i % 3), beta=100.0)
-        H0 = torch.randn(model.d, model.N, generator=draw, dtype=torch.float64)
-        found = model.flow(H0, torch.linspace(0, 4, 40))
-        falls, shrinks, spreads = falls + found.falls, shrinks + found.shrinks, spreads + found.spreads
-        lower += _nc1(model, model.minimise(H0).H) < _nc1(model, H0)
-    return {"starts": config.starts, "falls": falls, "shrinks": shrinks, "spreads": spreads, "lower": lower}
-
-
-def _response(run: Run) -> dict[str, Any]:
-    """Theorems 4.1 and 4.2: the prediction against the minimiser, the closed form and the stairs against dense."""
-    model = TiedModel(K=3, n=4, d=5, lam_w=0.3, lam_h=0.2, beta=20.0)
-    at = model.collapsed(run.generator("frame"))
-    nudge = torch.randn(5, 12, generator=run.generator("nudge"), dtype=torch.float64)
-    nudge *= at.H.norm() / nudge.norm()
-    errors, classifier = [], []
-    for t in SIZES:
-        found = model.minimise(at.H + t * nudge, tolerance=1e-14)
-        answer = model.response(t * nudge, at)
-        errors.append(float((found.H - at.H - answer.dH).norm() / at.H.norm()))
-        classifier.append(float((found.W - at.W - answer.dW).norm() / at.W.norm()))
-    gaps = []
-    for beta in (0.5, 2.0, 20.0, 100.0):
-        closed, dense = (replace(model, beta=beta).response(nudge, at, m) for m in ("closed", "dense"))
-        gaps.append(float(max((closed.dH - dense.dH).abs().max(), (closed.dW - dense.dW).abs().max())))
-    stairs, stair_gap = {}, 0.0
-    for lam_h in (0.05, 0.1, 0.2, 0.4):
-        wide = TiedModel(K=4, n=10, d=10, lam_w=2**0.5, lam_h=lam_h, beta=100.0)
-        # The paper's own spectrum is that of the expansion in 1/beta: for it the operator is the expansion, too.
-        for exact in (False, True):
-            F = _own_block(wide, wide.collapsed(run.generator("stairs")), exact)
-            numeric = sorted(np.linalg.eigvalsh(F).tolist(), reverse=True)
-            formula = [lv.value for lv in wide.spectrum("kk", exact=exact) for _ in range(lv.multiplicity)]
-            stair_gap = max(stair_gap, float(np.abs(np.array(numeric) - formula).max()))
-        stairs[lam_h] = (numeric, formula)
-    return {
-        "slope": _slope(SIZES, errors),
-        "slope_classifier": _slope(SIZES, classifier),
-        "errors": errors,
-        "classifier": classifier,
-        "dense_gap": max(gaps),
-        "stair_gap": stair_gap,
-        "stairs": stairs,
-    }
-
-
-def _own_block(model: TiedModel, at: Collapsed, exact: bool) -> np.ndarray:
-    """How the first class's features answer a nudge of their own, as a matrix; the theorem's, block by block."""
-    size = model.d * model.n
-    S = Schur(model, at.W, at.H).dense().numpy()
-    F = model.beta * np.linalg.inv(S) if exact else 2 * np.eye(len(S)) - S / model.beta
-    return F[:size, :size]
-
-
 def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
-    """The decay study's networks and the greedy ones, side by side; a killed run keeps those that are done."""
+    """The networks of both experiments, side by side; a killed run keeps those that are done."""
     tasks = {
         f"decay/{loss}/{variant}/{seed}": _task(
             config, run, "decay", f"decay/{seed}", variant=variant, loss=loss
@@ -197,52 +134,9 @@ def _task(config: Config, run: Run, kind: str, stream: str, variant: str = "", l
 
 
 def _real(config: Config, run: Run, trained: Mapping[str, Any]) -> dict[str, Any]:
-    """Nudge the trained network's own features, three ways, and compare the answer with the prediction.
-
-    The features are scaled so that their class means have the size of the tied model's, as its penalties are
-    in units of the features.
-    """
-    found = _baseline(config, trained)
-    labels = torch.arange(found["bank"].shape[0]).div(config.bank, rounding_mode="floor")
-    K = int(labels.max()) + 1
-    H0 = bank(found["bank"].double(), labels)
-    model = TiedModel(K=K, n=config.bank, d=len(H0), lam_w=0.005, lam_h=0.005, beta=1.0)
-    H0 = H0 * (model.rho * (K - 1) / K / metrics(H0.T, labels).between) ** 0.5
-    at = model.minimise(H0, tolerance=1e-13)
-    draw = run.generator("real nudges")
-    scale = float(H0.abs().max()) / 7  # a 4-bit grid
-    nudges = {
-        "noise": torch.randn(H0.shape, generator=draw, dtype=torch.float64),
-        "4-bit rounding": (H0 / scale).round() * scale - H0,
-        "means only": torch.randn(model.d, K, generator=draw, dtype=torch.float64).repeat_interleave(
-            model.n, 1
-        ),
-    }
-    errors, parts, share, tiny = {}, {}, {}, {}
-    frame, _ = torch.linalg.qr(H0.reshape(model.d, K, -1).mean(2))
-    for name, nudge in nudges.items():
-        nudge = nudge * (H0.norm() / nudge.norm())
-        answer = model.response(nudge, at)
-        row = []
-        for t in SIZES:
-            moved = model.minimise(H0 + t * nudge, start=at.H, tolerance=1e-13).H - at.H
-            row.append(float((moved - t * answer.dH).norm() / at.H.norm()))
-            if abs(t - 0.01) < 1e-6:
-                tiny[name] = row[-1] * float(at.H.norm() / moved.norm())
-        errors[name] = row
-        share[name] = float((answer.dH.norm() / nudge.norm()) ** 2)
-        parts[name] = {
-            "before": dict(vars(decompose(nudge, frame))),
-            "after": dict(vars(decompose(answer.dH, frame))),
-        }
-    return {
-        "errors": errors,
-        "slope": {name: _slope(SIZES, row) for name, row in errors.items()},
-        "share": share,
-        "error_at_one_percent": tiny,
-        "parts": parts,
-        "nc1_trace": [_nc1(model, H0), _nc1(model, at.H)],
-    }
+    features = _baseline(config, trained)["bank"]
+    labels = torch.arange(len(features)).div(config.bank, rounding_mode="floor")
+    return response_on_features(features, labels, run.generator("real nudges"))
 
 
 def _figures(
@@ -253,13 +147,15 @@ def _figures(
     run.figure(
         "geometry",
         figures.geometry(layers["features"]),
-        "Centred class means of the trained network's last features beside the ideal simplex, and how far each pair "
+        "Centred class means of the trained network's last features beside the ideal simplex, and "
+        "how far each pair "
         "of them is from its angle.",
     )
     run.figure(
         "layers",
         figures.by_layer(layers),
-        f"Collapse through the layers of a network trained end to end on {config.data}; the last is the head's input.",
+        f"Collapse through the layers of a network trained end to end on {config.data}; the last is "
+        "the head's input.",
     )
     epochs = [row["call"] for row in base["rows"]]
     curves = {name: [[row["features"][name] for row in base["rows"]]] for name in ("nc1_trace", "nc1", "nc2")}
@@ -287,29 +183,33 @@ def _figures(
     run.figure(
         "decay",
         figures.decay_bars(shifts),
-        "Change of collapse when the weight decay of the last layer or of the features is doubled or removed.",
+        "Change of collapse when the weight decay of the last layer or of the features is doubled or "
+        "removed.",
     )
     model = TiedModel(K=4, n=10, d=8, lam_w=0.1, lam_h=0.1, beta=1.0)
     H0 = torch.randn(8, 40, generator=run.generator("flow figure"), dtype=torch.float64)
     inverse = np.linspace(0.1, 3, 12)
-    path = [_nc1(model, replace(model, beta=1 / t).minimise(H0).H) for t in inverse]
+    path = [nc1(model, replace(model, beta=1 / t).minimise(H0).H) for t in inverse]
     run.figure(
         "flow",
         figures.flowing(model.flow(H0, torch.linspace(0, 3, 60)), 0.1, (inverse.tolist(), path)),
-        "Along the gradient flow the scatter within classes falls and that between them grows, decay taken out "
+        "Along the gradient flow the scatter within classes falls and that between them grows, decay "
+        "taken out "
         "(Theorem 3.1); the minimiser with tie beta follows the flow at time 1/beta.",
     )
     run.figure(
         "stairs",
         figures.stairs(answer["stairs"], 100.0),
-        "Eigenvalues of the response's diagonal block at collapse, K = 4, d = 10, n = 10, lam_W = sqrt 2: lines are "
+        "Eigenvalues of the response's diagonal block at collapse, K = 4, d = 10, n = 10, lam_W = "
+        "sqrt 2: lines are "
         "our formula for every beta, circles a dense solve (the paper's figure 1).",
     )
     lines = {"features": answer["errors"], "classifier": answer["classifier"]}
     run.figure(
         "slopes",
         figures.slopes(SIZES, {"at exact collapse": lines, "on real features": real["errors"]}),
-        "The error of the predicted response falls with the square of the nudge: at exact collapse by the closed "
+        "The error of the predicted response falls with the square of the nudge: at exact collapse "
+        "by the closed "
         "form, on the trained network's features by conjugate gradients.",
     )
     run.figure(
@@ -317,14 +217,6 @@ def _figures(
         figures.survival(real["parts"]),
         "What a nudge of the trained network's features is made of, and what of it survives the tied layer.",
     )
-
-
-def _nc1(model: TiedModel, H: Tensor) -> float:
-    return metrics(H.T, torch.arange(model.K).repeat_interleave(model.n)).nc1_trace
-
-
-def _slope(sizes: Any, errors: Any) -> float:
-    return float(np.polyfit(np.log(sizes), np.log(errors), 1)[0])
 
 
 def _baseline(config: Config, trained: Mapping[str, Any]) -> Any:
@@ -359,11 +251,11 @@ def _report(row: Mapping[str, Any]) -> NCReport:
 
 def _falls(curves: list[list[float]], layers: int) -> int:
     """In how many seeds a metric strictly falls from layer to layer, up to `layers`."""
-    return sum(all(b < a for a, b in zip(c[1:], c[2 : layers + 1], strict=False)) for c in curves)
+    return sum(all(b < a for a, b in pairwise(c[1 : layers + 1])) for c in curves)
 
 
 def _ratio(rows: Mapping[str, list[dict[str, float]]], metric: str) -> float:
-    """The smaller effect of a feature-layer change over the larger effect of a last-layer change; worst seed."""
+    """The smaller effect of a feature-layer change over the larger of a last-layer change; worst seed."""
 
     def shift(variant: str, seed: int) -> float:
         return abs(rows[variant][seed][metric] - rows["baseline"][seed][metric])
@@ -387,7 +279,8 @@ def _first(m: Mapping[str, Any]) -> Any:
 CLAIMS = [
     Claim(
         "COL-C1",
-        "Along the gradient flow of the features NC1 (trace form) strictly falls, the scatter within classes falls "
+        "Along the gradient flow of the features NC1 (trace form) strictly falls, the scatter within "
+        "classes falls "
         "and that between them rises, decay taken out, at 40 times from random starts.",
         "for all starts (Theorem 3.1)",
         "quick",
@@ -414,7 +307,8 @@ CLAIMS = [
     ),
     Claim(
         "COL-C4",
-        "At collapse the response's diagonal block has the stair of eigenvalues of the theorem (K = 4, d = 10, n = 10, "
+        "At collapse the response's diagonal block has the stair of eigenvalues of the theorem (K = "
+        "4, d = 10, n = 10, "
         "lam_W = sqrt 2, beta = 100).",
         "Theorem 4.2 and figure 1",
         "quick",
@@ -423,7 +317,8 @@ CLAIMS = [
     ),
     Claim(
         "COL-C5",
-        "In layer-wise training both forms of NC1 strictly fall over layers 1 to 6, in every seed (the paper: "
+        "In layer-wise training both forms of NC1 strictly fall over layers 1 to 6, in every seed "
+        "(the paper: "
         "CIFAR-10; the quick preset: 5,000 digits of MNIST).",
         "NC1 falls as layers are added (figure 2, curves only)",
         "quick",
@@ -438,7 +333,8 @@ CLAIMS = [
     ),
     Claim(
         "COL-C6",
-        "Weight decay of the feature layers moves NC1 (trace form) at least 4 times as far as that of the last layer: "
+        "Weight decay of the feature layers moves NC1 (trace form) at least 4 times as far as that "
+        "of the last layer: "
         "doubled it collapses more, removed it collapses less.",
         "feature layers move NC more than the last layer (figure 3, curves only)",
         "quick",
@@ -463,7 +359,8 @@ CLAIMS = [
     ),
     Claim(
         "COL-D2",
-        "The response of a trained network's own features (noise, rounding, moved means) is predicted to second order.",
+        "The response of a trained network's own features (noise, rounding, moved means) is "
+        "predicted to second order.",
         "not in the paper",
         "quick",
         lambda m: ", ".join(f"{k}: slope {v:.2f}" for k, v in m["real"]["slope"].items()),
