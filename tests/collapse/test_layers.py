@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from jostle.collapse import Monitor, collect, measure, metrics
 from jostle.core.errors import JostleError
 from jostle.zoo import load_data
+from tests.helpers import plain
 
 
 def gen(seed: int) -> torch.Generator:
@@ -155,8 +156,6 @@ def test_what_cannot_be_measured_is_refused(net: nn.Module, data) -> None:
         ((nn.Conv2d(1, 3, 3), data), {}, "no linear layer for a head"),
     ]
     for arguments, options, sentence in cases:
-        from tests.helpers import plain
-
         with pytest.raises(JostleError, match=sentence):
             plain(measure)(*arguments, **options)
 

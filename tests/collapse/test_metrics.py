@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from jostle.collapse import Accumulator, NCReport, etf, frame, metrics
 from jostle.core.errors import JostleError
+from tests.helpers import plain
 
 
 def gen(seed: int) -> torch.Generator:
@@ -195,7 +196,7 @@ def test_bad_features_are_refused() -> None:
     ]
     for arguments, options, sentence in cases:
         with pytest.raises(JostleError, match=sentence):
-            metrics(*arguments, **options)
+            plain(metrics)(*arguments, **options)
 
 
 def test_a_stream_that_is_cut_is_refused() -> None:

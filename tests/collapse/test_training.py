@@ -87,7 +87,7 @@ def test_the_two_decays_act_on_their_own_parts() -> None:
         after = (model[0].weight, model[3].weight)
         # Momentum 0.9, rate 1e-3, 1e-4, 1e-5 a step each: 1 - decay * (lr sum with momentum).
         if moved == 0:
-            shrunk = float((after[0] / before[0]).mean())
+            shrunk = float((after[0].detach() / before[0]).mean())
             v, scale = 0.0, 1.0
             for lr in (1e-3, 1e-4, 1e-5):
                 v = 0.9 * v + 3.0 * scale
@@ -152,10 +152,10 @@ def test_real_digits_answer_as_predicted() -> None:
     nudge = torch.randn(H0.shape, generator=gen(0), dtype=torch.float64)
     answer = model.response(nudge, at)
     gaps = []
-    for t in (1e-2, 1e-3):
+    for t in (1e-4, 1e-5):
         moved = model.minimise(H0 + t * nudge, start=at.H, tolerance=1e-13).H - at.H
         gaps.append(float((moved - t * answer.dH).norm()))
-    assert gaps[0] / gaps[1] == pytest.approx(100, rel=0.1)
+    assert gaps[0] / gaps[1] == pytest.approx(100, rel=0.05)
     assert replace(model, beta=1000.0).minimise(H0).steps < at.steps + at.newton_steps
 
 

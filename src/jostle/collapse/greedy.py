@@ -73,7 +73,7 @@ def grow(
     head = model[-1]
     assert isinstance(head, nn.Linear)
     train(model, head, features, labels, recipe, generator)
-    block = model[:-1]
+    block = model[:-1].eval()
     with torch.no_grad():
         above = block(features)
     return block, head, above, metrics(above, labels, head.weight)
