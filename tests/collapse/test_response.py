@@ -35,7 +35,7 @@ def errors(method: str, beta: float, sizes: list[float]) -> np.ndarray:
     nudge /= nudge.norm()
     out = []
     for t in sizes:
-        found = model.minimise(at.H + t * nudge, tolerance=1e-14)
+        found = model.minimise(at.H + t * nudge, tolerance=1e-13)
         answer = model.response(t * nudge, at, method)
         out.append([float((found.H - at.H - answer.dH).norm()), float((found.W - at.W - answer.dW).norm())])
     return np.array(out)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib import ticker
 from matplotlib.figure import Figure
 
 from jostle.collapse.flow import Flow
@@ -20,6 +21,16 @@ LABELS = {
 }
 _MARKS = dict(zip(LABELS, ("o", "s", "^", "D"), strict=True))
 _INK = dict(zip(LABELS, ("blue", "vermillion", "green", "purple"), strict=True))
+
+
+def _log(axes: Any) -> None:
+    """A log scale whose ticks are plain numbers."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    few = high < 4 * low
+    axes.yaxis.set_major_locator(ticker.MaxNLocator(4) if few else ticker.LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axes.yaxis.set_minor_locator(ticker.NullLocator())
 
 
 def geometry(report: NCReport, names: Sequence[str] | None = None) -> Figure:
@@ -89,7 +100,7 @@ def by_layer(layers: Mapping[str, NCReport]) -> Figure:
             values = [getattr(report, name) for report in layers.values()]
             shown = [math.nan if value is None else value for value in values]
             axes.plot(at, shown, marker=_MARKS[name], color=COLOURS[_INK[name]], label=label)
-        axes.set_yscale("log")
+        _log(axes)
         long = max(len(name) for name in layers) > 3 and len(layers) > 6
         axes.set_xticks(at, list(layers), rotation=40 if long else 0, ha="right" if long else "center")
         axes.set_xlabel("layer, from the input to the head")
@@ -107,8 +118,8 @@ def courses(at: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]]
                 mark = ("o", "s", "^", "D")[i % 4]
                 label = f"seed {i}" if len(seeds) > 1 else None
                 panel.plot(at[: len(values)], values, marker=mark, label=label)
-            panel.set_yscale("log")
-            panel.set_title(LABELS[name])
+            _log(panel)
+            panel.set_title(LABELS[name].replace(", ", ",\n"))
             panel.set_xlabel(xlabel)
             if len(seeds) > 1:
                 panel.legend()
@@ -127,7 +138,7 @@ def stairs(found: Mapping[float, tuple[Sequence[float], Sequence[float]]], beta:
         for i, (lam_h, (numeric, formula)) in enumerate(found.items()):
             ink = list(COLOURS.values())[i]
             index = np.arange(1, len(numeric) + 1)
-            axes.step(index, formula, where="mid", color=ink, label=f"λ_H = {lam_h:g}")
+            axes.step(index, formula, where="mid", color=ink, label=rf"$\lambda_H$ = {lam_h:g}")
             axes.plot(index, numeric, "o", mfc="none", ms=3.5, color=ink)
         axes.plot([], [], "o", mfc="none", color="#444444", label="dense solve")
         axes.set_xlabel("index of the eigenvalue, from the largest")
@@ -136,12 +147,15 @@ def stairs(found: Mapping[float, tuple[Sequence[float], Sequence[float]]], beta:
     return made
 
 
-def slopes(sizes: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
-    """How the error of the predicted response falls with the nudge; a line of slope 2 to compare."""
+def slopes(panels: Mapping[str, tuple[Sequence[float], Mapping[str, Sequence[float]]]]) -> Figure:
+    """How the error of the predicted response falls with the nudge; a line of slope 2 to compare.
+
+    **Arguments:** `panels`: from a title to the sizes of the nudges and the errors, by name.
+    """
     inks = ("blue", "vermillion", "green", "purple")
     with house_style():
         made, axes = figure(1, len(panels), (6.4, 3.2))
-        for panel, (title, lines) in zip(np.atleast_1d(axes), panels.items(), strict=True):
+        for panel, (title, (sizes, lines)) in zip(np.atleast_1d(axes), panels.items(), strict=True):
             for (label, errors), ink, mark in zip(lines.items(), inks, "os^D", strict=False):
                 panel.loglog(sizes, errors, marker=mark, color=COLOURS[ink], label=label)
             first = next(iter(lines.values()))
@@ -164,12 +178,12 @@ def flowing(found: Flow, lam_h: float, path: tuple[Sequence[float], Sequence[flo
         left.plot(t, grown * found.between.numpy(), "--", color=COLOURS["blue"], label="between classes")
         left.set_xlabel("time t")
         left.set_ylabel(r"$e^{2\lambda_H t}$ Tr Σ")
-        left.set_yscale("log")
+        _log(left)
         left.legend()
         left.set_title("scatter along the flow")
         right.plot(t, found.nc1_trace.numpy(), color=COLOURS["blue"], label="flow at time t")
         right.plot(*path, "o", mfc="none", color=COLOURS["vermillion"], label="minimiser at β = 1/t")
-        right.set_yscale("log")
+        _log(right)
         right.set_xlabel("time t, or 1/β")
         right.set_ylabel("NC1, trace form")
         right.legend()
@@ -191,7 +205,7 @@ def decay_bars(shifts: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
             for i, values in enumerate(variants.values()):
                 panel.plot([i] * len(values), values, "o", color="black", ms=2.5)
             panel.axhline(0, color="#444444", lw=0.8)
-            panel.set_xticks(at, [name.replace(" ", "\n") for name in variants])
+            panel.set_xticks(at, [name.replace(" ", "\n") for name in variants], fontsize=7)
             panel.grid(False, axis="x")
             panel.set_title(LABELS[metric].replace(", ", ",\n"))
         np.atleast_1d(axes)[0].set_ylabel("change from the baseline")

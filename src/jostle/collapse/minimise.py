@@ -10,7 +10,7 @@ from torch import Tensor
 
 from jostle.collapse.objective import Objective
 from jostle.collapse.schur import Schur
-from jostle.core.errors import require
+from jostle.core.errors import JostleError, require
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,7 +18,7 @@ class Minimum:
     """A stationary point of the tied model, and how well it was reached.
 
     `W`, `H`: the classifier and the features. `value`: the objective. `grad_norm`: of its gradient, both
-    blocks. `steps`: alternations; `newton_steps`: Newton steps after them. `converged`: whether `grad_norm`
+    blocks. `steps`: alternations; `newton_steps`: Newton steps between them. `converged`: whether `grad_norm`
     met the tolerance. `curvature`: the smallest eigenvalue of the Hessian of `K n f` by `H` with `W` solved
     for, where asked for; above 0 at a strict local minimum (which need not be global when beta is small).
     """
@@ -54,31 +54,26 @@ def minimise(
     goal = tolerance * max(1.0, float(H0.norm())) / model.N
     H = H0 if start is None else model.checked(start, "start")
     W = model.classifier(H)
-    size = _size(model, W, H, H0)
-    steps = newton_steps = 0
-    while size > goal and steps < max_steps:
+    size = best = _size(model, W, H, H0)
+    steps = newton_steps = stalled = 0
+    patience, next_try = 10, 10
+    while size > goal and steps < max_steps and stalled < 20:
         H = model.tied(W, H0)
         W = model.classifier(H)
         before, size = size, _size(model, W, H, H0)
         steps += 1
-        # Alternation converges linearly: where it gains less than a factor of 2 a step, Newton is quicker.
-        if newton and steps >= 10 and size > 0.5 * before and size < 1e5 * goal:
-            break
-    while newton and size > goal and newton_steps < 50:
-        step = Schur(model, W, H).solve(-model.N * model.grad(W, H, H0)[1])
-        candidate = H + step
-        W_next = model.classifier(candidate)
-        reached = _size(model, W_next, candidate, H0)
-        newton_steps += 1
-        if not reached < size:
-            break
-        H, W, size = candidate, W_next, reached
-    # Where Newton could not help, alternation (which cannot get worse) has the last word.
-    while size > goal and steps < max_steps:
-        H = model.tied(W, H0)
-        W = model.classifier(H)
-        size = _size(model, W, H, H0)
-        steps += 1
+        # Alternation converges linearly: where it gains less than a factor of 2 a step, Newton may be quicker.
+        if newton and steps >= next_try and goal < size and size > 0.5 * before:
+            found = _newton(model, W, H, H0, size)
+            if found is None:
+                patience *= 2
+                next_try = steps + patience
+            else:
+                W, H, size = found
+                newton_steps += 1
+        # At the floor of rounding nothing improves any more.
+        stalled = stalled + 1 if size > 0.999 * best else 0
+        best = min(best, size)
     return Minimum(
         W=W,
         H=H,
@@ -89,6 +84,22 @@ def minimise(
         converged=size <= goal,
         curvature=_curvature(model, W, H) if curvature else None,
     )
+
+
+def _newton(
+    model: Objective, W: Tensor, H: Tensor, H0: Tensor, size: float
+) -> tuple[Tensor, Tensor, float] | None:
+    """One Newton step of the features with the classifier solved for, if it brings the minimum nearer."""
+    try:
+        step = Schur(model, W, H).solve(-model.N * model.grad(W, H, H0)[1], rtol=1e-6)
+    except JostleError:  # not convex here: too far from the minimum
+        return None
+    candidate = H + step
+    head = model.classifier(candidate)
+    reached = _size(model, head, candidate, H0)
+    # Against a rise the value decides: Newton's method would also run to a saddle.
+    lower = model.value(head, candidate, H0) <= model.value(W, H, H0) * (1 + 1e-12)
+    return (head, candidate, reached) if reached < 0.5 * size and lower else None
 
 
 def _size(model: Objective, W: Tensor, H: Tensor, H0: Tensor) -> float:

@@ -60,7 +60,7 @@ class Schur:
             # At the floor of rounding the residual stalls above `rtol`: what counts is that it is small.
             left = float((self(answer) - X).norm() / X.norm())
             require(
-                left < 1e-9,
+                left < max(1e-9, 10 * rtol),
                 f"conjugate gradients stopped with a residual of {left:.1e}: the Hessian is not "
                 "positive here, "
                 "so this is no minimum of the tied model; raise beta or minimise first",

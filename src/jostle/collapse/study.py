@@ -9,7 +9,14 @@ import numpy as np
 import torch
 
 from jostle.collapse import figures
-from jostle.collapse.checks import SIZES, nc1, response_at_collapse, response_on_features, theorems
+from jostle.collapse.checks import (
+    REAL_SIZES,
+    SIZES,
+    nc1,
+    response_at_collapse,
+    response_on_features,
+    theorems,
+)
 from jostle.collapse.decay import VARIANTS
 from jostle.collapse.experiments import Task, train_task
 from jostle.collapse.report import NCReport
@@ -207,7 +214,9 @@ def _figures(
     lines = {"features": answer["errors"], "classifier": answer["classifier"]}
     run.figure(
         "slopes",
-        figures.slopes(SIZES, {"at exact collapse": lines, "on real features": real["errors"]}),
+        figures.slopes(
+            {"at exact collapse": (SIZES, lines), "on real features": (REAL_SIZES, real["errors"])}
+        ),
         "The error of the predicted response falls with the square of the nudge: at exact collapse "
         "by the closed "
         "form, on the trained network's features by conjugate gradients.",
