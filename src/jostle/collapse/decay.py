@@ -44,7 +44,9 @@ class DecayStudy:
 
     def numbers(self) -> dict[str, Any]:
         """The metrics of the last features a variant, and the ratio."""
-        rows = {k: {"accuracy": v.accuracy, **v.last.numbers()} for k, v in self.variants.items()}
+        rows = {
+            k: {"accuracy": v.accuracy, **list(v.numbers().values())[-1]} for k, v in self.variants.items()
+        }
         return {"ratio": self.ratio(), **rows}
 
     def save(self, path: Path) -> None:

@@ -67,8 +67,8 @@ def geometry(report: NCReport, names: Sequence[str] | None = None) -> Figure:
                     va="center",
                     fontsize=8,
                 )
-        left.margins(0.14)
-        left.set_aspect("equal", adjustable="datalim")
+        reach = 1.4 * max(float(ideal.norm(dim=0).max()), float(np.linalg.norm(found, axis=0).max()) / 1.3)
+        left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         left.set_xticklabels([])
         left.set_yticklabels([])
         left.set_xlabel("first direction of the plane")

@@ -62,7 +62,7 @@ def minimise(
         W = model.classifier(H)
         before, size = size, _size(model, W, H, H0)
         steps += 1
-        # Alternation converges linearly: where it gains less than a factor of 2 a step, Newton may be quicker.
+        # Alternation converges linearly: where it gains less than a factor of 2 a step, try Newton.
         if newton and steps >= next_try and goal < size and size > 0.5 * before:
             found = _newton(model, W, H, H0, size)
             if found is None:
