@@ -101,8 +101,8 @@ def streaming() -> None:
         kept = sum(
             t.numel() for t in (acc.means, acc.traces, acc.counts) + ((acc.scatter,) if one_pass else ())
         )
-        print(f"streaming, one_pass={one_pass}: {len(labels) / seconds:,.0f} samples a second in batches of 256, "
-              f"{8 * kept / 2**20:.2f} MiB kept")  # fmt: skip
+        print(f"streaming, one_pass={one_pass}: {len(labels) / seconds:,.0f} samples a second in batches of 256,"
+              f" {8 * kept / 2**20:.2f} MiB kept")  # fmt: skip
 
 
 if __name__ == "__main__":

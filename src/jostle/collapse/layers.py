@@ -269,8 +269,8 @@ def _batches(data: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
                 isinstance(item, tuple | list) and len(item) >= 2,
                 "data must give batches of (images, labels)",
             )
-            images, labels = item[:2]
-            yield images, labels
+            pair: Any = item
+            yield pair[0], pair[1]
 
 
 def _pair(data: Any) -> bool:
