@@ -83,7 +83,7 @@ def response() -> None:
     closed = best(lambda: model.response(nudge, at), 20)
     solve = best(lambda: model.response(nudge, at, "cg"), 2)
     gap = float((model.response(nudge, at).dH - model.response(nudge, at, "cg").dH).abs().max())
-    print(f"response, d={D}, K=100, n=50: closed form {1e3 * closed:.1f} ms, conjugate gradients {solve:.2f} s, "
+    print(f"response, d={D}, K=100, n=50: closed form {1e3 * closed:.1f} ms, CG {solve:.2f} s, "
           f"{solve / closed:.0f} times; largest difference {gap:.1e}; a dense solve would need "
           f"{8 * (D * model.N) ** 2 / 2**40:.0f} TiB")  # fmt: skip
 
@@ -101,7 +101,7 @@ def streaming() -> None:
         kept = sum(
             t.numel() for t in (acc.means, acc.traces, acc.counts) + ((acc.scatter,) if one_pass else ())
         )
-        print(f"streaming, one_pass={one_pass}: {len(labels) / seconds:,.0f} samples a second in batches of 256,"
+        print(f"streaming, one_pass={one_pass}: {len(labels) / seconds:,.0f} samples/s in batches of 256,"
               f" {8 * kept / 2**20:.2f} MiB kept")  # fmt: skip
 
 

@@ -109,7 +109,7 @@ def by_layer(layers: Mapping[str, NCReport]) -> Figure:
     return made
 
 
-def courses(at: Sequence[float], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Figure:
+def courses(at: Sequence[int], curves: Mapping[str, Sequence[Sequence[float]]], xlabel: str) -> Figure:
     """Metrics over epochs, or over the layers of several seeds: one line a seed, one panel a metric."""
     with house_style():
         made, axes = figure(1, len(curves), (6.4, 2.9))

@@ -195,11 +195,11 @@ def _figures(
     )
     model = TiedModel(K=4, n=10, d=8, lam_w=0.1, lam_h=0.1, beta=1.0)
     H0 = torch.randn(8, 40, generator=run.generator("flow figure"), dtype=torch.float64)
-    inverse = np.linspace(0.1, 3, 12)
+    inverse = np.linspace(0.1, 3, 12).tolist()
     path = [nc1(model, replace(model, beta=1 / t).minimise(H0).H) for t in inverse]
     run.figure(
         "flow",
-        figures.flowing(model.flow(H0, torch.linspace(0, 3, 60)), 0.1, (inverse.tolist(), path)),
+        figures.flowing(model.flow(H0, torch.linspace(0, 3, 60)), 0.1, (inverse, path)),
         "Along the gradient flow the scatter within classes falls and that between them grows, decay "
         "taken out "
         "(Theorem 3.1); the minimiser with tie beta follows the flow at time 1/beta.",
