@@ -97,10 +97,10 @@ def measure(
     iterable of such batches that can be gone through `passes` times. `layers`: names, or a kind, see
     [`find`][jostle.core.layers.find]; by default its blocks, else its activations; `()` for the head's input
     alone. `head`: the name of the last linear layer, whose input is the last set of features and whose weight
-    `nc3` compares; by default the last `nn.Linear`. `pooling`: `gap` averages convolutional maps (and tokens)
-    over places, `flatten` does not; the numbers differ. `passes`: with 1, `nc4` and `ncc` stay unknown. `K`:
-    classes; by default those in the labels, or as many as the head has. `batch`: images at a time.
-    `callback`: `(done, total or 0, figure)` after each batch.
+    `nc3` compares; by default the last `nn.Linear`. `pooling`: `gap` averages `(batch, channels, places...)`
+    over places and `(batch, tokens, channels)` over tokens, `flatten` does not; the numbers differ. `passes`:
+    with 1, `nc4` and `ncc` stay unknown. `K`: classes; by default those in the labels, or as many as the head
+    has. `batch`: images at a time. `callback`: `(done, total or 0, figure)` after each batch.
     **Returns:** [`Measured`][jostle.collapse.Measured].
     **Raises:** `JostleError` for layers that are not there, no data, labels that do not fit, NaN features.
 
