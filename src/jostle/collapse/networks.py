@@ -21,8 +21,8 @@ class Recipe:
     """How a network is trained: SGD, the rate divided by 10 after each third.
 
     **Arguments:** `epochs`: at least 3. `rate`: learning rate. `momentum`: of SGD. `decay`: weight decay of
-    all parameters, batch-norm included. `batch`: samples a step. `loss`: `mse`, half the squared distance
-    from one-hot targets, or `ce`.
+    all parameters, batch-norm included. `batch`: samples a step; what is left of an epoch is skipped.
+    `loss`: `mse`, half the squared distance from one-hot targets, or `ce`.
     """
 
     epochs: int = 60
@@ -82,7 +82,9 @@ def train(
         {"params": list(head.parameters()), "weight_decay": recipe.decay * head_times},
     ]
     optimiser = torch.optim.SGD([g for g in groups if g["params"]], lr=recipe.rate, momentum=recipe.momentum)
-    steps = -(-len(x) // recipe.batch)
+    # A last batch of a few samples would throw batch norm's statistics off, and with them all features.
+    size = min(recipe.batch, len(x))
+    steps = len(x) // size
     thirds = [steps * (recipe.epochs // 3), steps * (2 * recipe.epochs // 3)]
     schedule = torch.optim.lr_scheduler.MultiStepLR(optimiser, thirds, 0.1)
     classes = int(y.max()) + 1
@@ -98,8 +100,9 @@ def train(
             after_epoch(trainer.step // steps)
 
     model.train()
-    batches = minibatches(x, targets, size=recipe.batch, epochs=recipe.epochs, generator=generator)
-    Trainer(model, optimiser, loss, schedule=schedule).run(batches, told)
+    batches = minibatches(x, targets, size=size, epochs=recipe.epochs, generator=generator)
+    whole = (batch for batch in batches if len(batch[0]) == size)
+    Trainer(model, optimiser, loss, schedule=schedule).run(whole, told)
     model.eval()
 
 
