@@ -30,6 +30,15 @@ ROOMS: dict[str, Room] = {
     room.key: room
     for room in (
         Room(
+            "collapse",
+            "Neural collapse and its response",
+            "Perturbation Analysis of Neural Collapse",
+            2023,
+            "2210.16658",
+            "How far the features of a classifier have collapsed, layer by layer, and how collapse answers a nudge.",
+            ("mlxtend",),
+        ),
+        Room(
             "universal",
             "Data-free universal perturbations",
             "Generalizable Data-free Objective for Crafting Universal Adversarial Perturbations (GD-UAP)",

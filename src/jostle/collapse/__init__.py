@@ -1,0 +1,55 @@
+"""Neural collapse: every usual metric of it, and how it answers a nudge."""
+
+from jostle.collapse.accumulator import Accumulator
+from jostle.collapse.decay import DecayStudy, decay
+from jostle.collapse.flow import Flow
+from jostle.collapse.geometry import Energies, bank, decompose, etf, frame, procrustes_frame
+from jostle.collapse.greedy import Grown, greedy, grow
+from jostle.collapse.layers import Measured, collect, measure
+from jostle.collapse.metrics import metrics
+from jostle.collapse.minimise import Minimum
+from jostle.collapse.monitor import Monitor
+from jostle.collapse.networks import Recipe
+from jostle.collapse.objective import Collapsed
+from jostle.collapse.predict import Fit, Prediction, fit_beta, predict_nc
+from jostle.collapse.report import NCReport
+from jostle.collapse.response import Factors, Response, factors
+from jostle.collapse.spectrum import Level
+from jostle.collapse.tied import TiedModel
+
+VERBS = (measure, factors, greedy, decay)
+
+__all__ = [
+    "VERBS",
+    "Accumulator",
+    "Collapsed",
+    "DecayStudy",
+    "Energies",
+    "Factors",
+    "Fit",
+    "Flow",
+    "Grown",
+    "Level",
+    "Measured",
+    "Minimum",
+    "Monitor",
+    "NCReport",
+    "Prediction",
+    "Recipe",
+    "Response",
+    "TiedModel",
+    "bank",
+    "collect",
+    "decay",
+    "decompose",
+    "etf",
+    "factors",
+    "fit_beta",
+    "frame",
+    "greedy",
+    "grow",
+    "measure",
+    "metrics",
+    "predict_nc",
+    "procrustes_frame",
+]
