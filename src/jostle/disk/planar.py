@@ -128,7 +128,7 @@ class EpicyclicActions:
         return tuple(a.reshape(R_c.shape) for a in result)  # type: ignore[return-value]
 
     def place(self, actions: Actions) -> tuple[Array, Array, Array, Array, Array, Array]:
-        """(R, phi, z, vR, vphi, vz) of actions and angles at one guiding radius a star; to first order in X."""  # noqa: E501
+        """(R, phi, z, vR, vphi, vz) of actions and angles at one guiding radius a star; to first order in X."""
         X = np.sqrt(2 * actions.J_R / actions.Omega_R)
         R = actions.R_c + X * np.sin(actions.w_R)
         lag = 2 * actions.Omega_phi * X / (actions.Omega_R * actions.R_c)

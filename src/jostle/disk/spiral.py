@@ -110,7 +110,7 @@ class PhaseSpiral:
         count = need if points is None else points
         require(
             4 * count >= need,
-            f"the time grid has {count} points, too coarse for t_max = {longest / GYR:.3g} Gyr with these stars: "  # noqa: E501
+            f"the time grid has {count} points, too coarse for t_max = {longest / GYR:.3g} Gyr with these stars: "
             f"it needs at least {(need + 3) // 4}",
         )
         times = np.linspace(0, longest, max(count, 8))
@@ -137,7 +137,7 @@ class PhaseSpiral:
         if not force:
             require(
                 alarm < confidence,
-                f"no significant spiral in {height.size} stars: a peak like this has a chance of {alarm:.2g} in noise",  # noqa: E501
+                f"no significant spiral in {height.size} stars: a peak like this has a chance of {alarm:.2g} in noise",
             )
             require(
                 bool(times[peak] < longest - 2 * (times[1] - times[0])),
@@ -149,7 +149,7 @@ class PhaseSpiral:
         amplitude = c * np.sqrt(sum_E / share.sum() / 2)
         if amplitude > REFUSE and not force:
             raise JostleError(
-                f"the spiral is beyond linear: rms f1/f0 = {amplitude:.2g}, above {REFUSE}; a winding time means little"  # noqa: E501
+                f"the spiral is beyond linear: rms f1/f0 = {amplitude:.2g}, above {REFUSE}; a winding time means little"
             )
         found, phase = _refine(sums[n - 1], n, centres, times, peak)
         draw = generator or np.random.default_rng(0)

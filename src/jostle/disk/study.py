@@ -56,7 +56,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         figures.spiral_maps(
             [(t, _arrays(m)) for t, m in rows], len(config.times_myr), ("halo", "no halo", "halo, clouds")
         ),
-        "Response at R = 8 kpc to a 1e9 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "  # noqa: E501
+        "Response at R = 8 kpc to a 1e9 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "
         "self-gravity, rigid halo, direct forces; stars held at their place during the passage.",
     )
     arms = run.stage("arms", lambda _: _arms(config))
@@ -74,13 +74,13 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             "response (relative)",
             "xy",
         ),
-        "Pulses of fixed height: a power law when fast, a peak at the mode's own time, an exponential fall when slow.",  # noqa: E501
+        "Pulses of fixed height: a power law when fast, a peak at the mode's own time, an exponential fall when slow.",
     )
     table = run.stage("satellites", lambda _: _satellites())
     run.figure(
         "satellites",
         figures.ranking(table["names"], table["bending"], table["breathing"]),
-        "Strongest passage of each satellite, past 2 Gyr and next 0.5; straight lines, masses of this package.",  # noqa: E501
+        "Strongest passage of each satellite, past 2 Gyr and next 0.5; straight lines, masses of this package.",
     )
     wind = run.stage("winding", lambda _: _winding(config))
     run.figure(
@@ -90,7 +90,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
             "R (kpc)",
             "turns per Gyr",
         ),
-        "Turns per Gyr between stars that rise to 0.3 and to 1 kpc: slower in the outer disk and with a halo.",  # noqa: E501
+        "Turns per Gyr between stars that rise to 0.3 and to 1 kpc: slower in the outer disk and with a halo.",
     )
     clouds = run.stage("clouds", lambda _: _clouds())
     run.figure(
