@@ -160,7 +160,7 @@ class Accumulator:
             nc3_of=None if weight is None else structure(self._head(weight) @ self.means.T, simplex=False),
             nc4=self._agree / total if self._predicted == total else None,
             ncc=self._nearest / total if self._seen == total else None,
-            cdnv=self._cdnv(),
+            cdnv=self._cdnv(basis),
             within=within,
             within_in=inside / total,
             between=between,
@@ -212,9 +212,11 @@ class Accumulator:
             )
         return Basis(self.means, self.counts, self.weighting)
 
-    def _cdnv(self) -> float:
+    def _cdnv(self, basis: "Basis") -> float:
         variances = self.traces / self.counts
-        distances = torch.cdist(self.means, self.means, compute_mode="donot_use_mm_for_euclid_dist").square()
+        # In the span of the means, where all of the distance is: K numbers a mean, not d.
+        at = basis.coordinates
+        distances = torch.cdist(at, at, compute_mode="donot_use_mm_for_euclid_dist").square()
         off = ~torch.eye(self.K, dtype=torch.bool, device=distances.device)
         return float(((variances[:, None] + variances) / (2 * distances))[off].mean())
 
