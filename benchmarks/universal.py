@@ -1,11 +1,13 @@
 """The engine against its peers, in one process on one model: ratios of time, and differences of result.
 
-    pip install 'jostle[all,bench]'
+    pip install --no-deps torchattacks foolbox eagerpy GitPython gitdb smmap six \\
+        adversarial-robustness-toolbox adv-lib       # without what they pin: old requests, visdom
     python benchmarks/universal.py engine            # PGD and projections against torchattacks, foolbox, ART, adv-lib
     python benchmarks/universal.py engine --fast     # without the batch of 64 photographs
 
-Each peer runs in turn (A B C D, A B C D, ...), so that a busy machine slows all of them alike; what is printed is
-the median of each peer's time over jostle's in the same turn. A peer that is not installed is left out.
+Everybody runs in turn (A B C D, D C B A, ...) on one thread, and CPU time is taken, so that a busy machine disturbs
+them little and all alike; a ratio is of medians. jostle runs with its model frozen (`core.taps.frozen`), as its
+rooms do: that spares autograd the weights. A peer that is not installed is left out.
 """
 
 import argparse
@@ -144,6 +146,15 @@ def attacks(model: nn.Module, shape: tuple[int, ...], norm: str) -> dict[str, At
     except ImportError:
         print("(ART is not installed)")
     out["jostle, best iterate"] = ours("best")
+
+    def floor(steps: int) -> Tensor:
+        with frozen(model):
+            for _ in range(steps):
+                leaf = x.detach().requires_grad_()
+                torch.autograd.grad(F.cross_entropy(model(leaf), y, reduction="sum"), leaf)
+        return x
+
+    out["gradients alone"] = floor  # no step, no projection: nobody can be faster
     return out
 
 
