@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -192,7 +192,7 @@ def date(
     model = _model(potential)
     disk = PseudoIsothermal(model)
     keep = disk.vertical(radius).reach(sample.z, sample.vz)
-    where: object = radius
+    where: Any = radius
     if per_star:
         grid = np.linspace(0.5, 40, 2000)
         where = np.interp(sample.L_z, model.frequencies(grid)[0] * grid**2, grid)

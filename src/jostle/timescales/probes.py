@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ Draws = Callable[..., torch.Generator]
 PLANS: dict[str, Curriculum] = {"multi": MultiHead(), "single": SingleHead(), "sliding": Sliding(10, 5)}
 
 
+@runtime_checkable
 class Settings(Protocol):
     """What of the study's configuration the probes read."""
 
