@@ -61,7 +61,7 @@ def test_a_run_that_was_cut_off_ends_as_the_unbroken_one(tmp_path, monkeypatch):
 
 def _always(stage, state):
     value = state() if callable(state) else state
-    stage._write(stage.partial, value, seconds=0.0)
+    stage._write(stage.partial, value)
 
 
 def test_presets_are_of_one_class_and_grow():
