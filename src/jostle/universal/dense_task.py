@@ -29,28 +29,42 @@ def segmentation_task(
     *,
     scenes: int,
     unseen: int = 500,
+    noise: float = 0.0,
     callback: Callback | None = None,
 ) -> Task:
     """Make scenes, train a head on the trunk's features, and keep what it never saw.
 
-    **Arguments:** `trunk`: takes images in [0, 1]; stays as it is. `photographs`: backgrounds; a quarter of them
-    are kept for the unseen scenes. `scenes`: to train on, at least 1; 6,000 give a segmenter worth attacking.
-    `unseen`: to judge on. `callback`: `(done, total, figure)` of the training.
+    **Arguments:** `trunk`: takes images in [0, 1]; stays as it is. `photographs`: backgrounds; a quarter of them are
+    kept for the unseen scenes. `scenes`: to train on, at least 1; 6,000 give a segmenter worth attacking. `unseen`:
+    to judge on. `noise`: largest sd of Gaussian noise that the head is trained under, in
+    [0, 1] units; a head trained on clean images alone is broken by any noise, and cannot tell it from a perturbation.
+    `callback`: `(done, total, figure)` of the training.
     """
     digits, labels = load_data("mnist5k").tensors()
     order = torch.randperm(len(digits), generator=generator)
     known, new = order[:4000], order[4000:]
     pictures = photographs.tensors()[0]
-    places = torch.randperm(len(pictures), generator=generator)
-    cut = max(1, int(0.75 * len(places)))
+    # Views of one photograph stay together: what is unseen must not have been seen from another side.
+    owner = photographs.groups if photographs.groups is not None else torch.arange(len(pictures))
+    owners = owner.unique()
+    owners = owners[torch.randperm(len(owners), generator=generator)]
+    shown = torch.isin(owner, owners[: max(1, int(0.75 * len(owners)))])
     train = make_scenes(
-        pictures[places[:cut]], digits[known, 0], labels[known], count=scenes, size=SIDE, generator=generator
+        pictures[shown], digits[known, 0], labels[known], count=scenes, size=SIDE, generator=generator
     )
     test = make_scenes(
-        pictures[places[cut:]], digits[new, 0], labels[new], count=unseen, size=SIDE, generator=generator
+        pictures[~shown], digits[new, 0], labels[new], count=unseen, size=SIDE, generator=generator
     )
     net = DenseNet(trunk, CLASSES, (3, SIDE, SIDE), generator=generator)
-    train_head(net, train.images, train.masks, segmentation_loss(), generator=generator, callback=callback)
+    train_head(
+        net,
+        train.images,
+        train.masks,
+        segmentation_loss(),
+        generator=generator,
+        noise=noise,
+        callback=callback,
+    )
     return Task(net, list(zip(test.images.split(50), test.masks.split(50), strict=True)))
 
 
