@@ -175,3 +175,87 @@ def test_what_is_not_there_is_said(where, message: str) -> None:
 def test_what_counts_as_an_activation() -> None:
     assert is_activation(nn.ReLU6()) and is_activation(nn.PReLU())
     assert not any(is_activation(m) for m in (nn.Sigmoid(), nn.Softmax(1), nn.Dropout(), nn.Conv2d(1, 1, 1)))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("name", "activations", "blocks"),
+    [
+        ("efficientnet_lite0", 33, 15),  # its first block is of another kind
+        ("resnetv2_50", 48, 16),
+        ("mobilenetv3_small_050", 24, 10),
+        ("regnetx_002", 40, 13),
+        ("swin_tiny_patch4_window7_224", 0, 12),
+        ("convnext_atto", 12, 12),
+        ("vit_tiny_patch16_224", 0, 12),
+    ],
+)
+def test_the_layers_of_timms_networks(name: str, activations: int, blocks: int) -> None:
+    model = pytest.importorskip("timm").create_model(name, pretrained=False).eval()
+    assert len(find(model, "block")) == blocks
+    if activations:
+        assert len(find(model, "activation")) == activations
+
+
+class NormAct(nn.BatchNorm2d):
+    """A normalisation that ends in its activation, as timm builds them."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.drop, self.act = nn.Identity(), nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
+class Fused(nn.Module):
+    """Three convolutions, the last without an activation; traceable or not."""
+
+    def __init__(self, branch: bool) -> None:
+        super().__init__()
+        self.branch = branch
+        self.a, self.norm_a = nn.Conv2d(1, 2, 1), NormAct(2)
+        self.b, self.norm_b = nn.Conv2d(2, 2, 1), NormAct(2)
+        self.c = nn.Conv2d(2, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.branch and not bool(x.isfinite().all()):
+            return x
+        return self.c(self.norm_b(self.b(self.norm_a(self.a(x)))))
+
+
+def test_activations_inside_normalisations() -> None:
+    model = Fused(branch=False).eval()
+    assert names(model, "activation") == ["norm_a", "norm_b"]
+    x = torch.randn(4, 1, 5, 5, generator=torch.Generator().manual_seed(0))
+    with Taps(model, "activation") as taps:
+        model(x)
+    first = model.norm_a(model.a(x))
+    torch.testing.assert_close(taps.values, [first, model.norm_b(model.b(first))], rtol=0, atol=0)
+    assert names(Fused(branch=True), "activation") == ["norm_a", "norm_b"]
+
+
+def test_a_stage_of_blocks_is_not_a_block() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = nn.Linear(2, 2), nn.Linear(2, 2)
+
+    class Stage(nn.Module):
+        def __init__(self, depth: int) -> None:
+            super().__init__()
+            self.blocks = nn.Sequential(*[Block() for _ in range(depth)])
+
+    class Decoder(nn.Module):  # two attentions side by side are parts of one block
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.head = Block(), Block(), nn.Linear(2, 2)
+
+    staged = nn.Sequential(Stage(1), Stage(2), Stage(3))
+    assert names(staged, "block") == [
+        "0.blocks.0",
+        "1.blocks.0",
+        "1.blocks.1",
+        *(f"2.blocks.{i}" for i in range(3)),
+    ]
+    assert names(nn.Sequential(Decoder(), Decoder()), "block") == ["0", "1"]

@@ -102,6 +102,13 @@ def is_activation(module: nn.Module) -> bool:
     )
 
 
+def _acts_within(module: nn.Module) -> bool:
+    """Whether a module acts on each entry: a non-linearity, or a normalisation that ends in one (as timm's)."""
+    return is_activation(module) or (
+        isinstance(module, NORMS) and any(is_activation(child) for child in module.children())
+    )
+
+
 def _named(modules: dict[str, nn.Module], name: str) -> str:
     if name in modules:
         return name
@@ -112,19 +119,40 @@ def _named(modules: dict[str, nn.Module], name: str) -> str:
 
 def _blocks(modules: dict[str, nn.Module]) -> list[str]:
     weights = (*CONVS, nn.Linear, nn.MultiheadAttention)
-    kinds = Counter(
+    plain = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.MultiheadAttention)
+    count = Counter(
         type(child)
         for child in modules.values()
-        if not isinstance(child, nn.Sequential | nn.ModuleList | nn.ModuleDict)
-        and sum(isinstance(inner, weights) for inner in child.modules()) >= 2
-        and not isinstance(child, nn.MultiheadAttention)
+        if not isinstance(child, plain) and sum(isinstance(inner, weights) for inner in child.modules()) >= 2
     )
+    repeated = {kind for kind, times in count.items() if times >= 2}
+    kinds = repeated - {
+        type(child) for child in modules.values() if type(child) in repeated and _holds_a_row(child, repeated)
+    }
+    # What occurs inside a block, such as an attention or a gate, is a part of one also where it stands alone.
+    kinds -= {
+        type(inner)
+        for child in modules.values()
+        if type(child) in kinds
+        for inner in child.modules()
+        if type(inner) is not type(child)
+    }
     chosen: list[str] = []
     for name, child in modules.items():
         inside = any(name.startswith(outer + ".") for outer in chosen)
-        if name and kinds[type(child)] >= 2 and not inside:
+        if name and type(child) in kinds and not inside:
             chosen.append(name)
     return chosen
+
+
+def _holds_a_row(module: nn.Module, kinds: set[type]) -> bool:
+    """Whether a module is a row of blocks of one kind, or has one inside: a stage, not a block."""
+    for inner in module.modules():
+        row = list(inner.children())
+        listed = inner is module or isinstance(inner, nn.Sequential | nn.ModuleList)
+        if listed and len(row) >= 2 and len({type(child) for child in row}) == 1 and type(row[0]) in kinds:
+            return True
+    return False
 
 
 class _Tracer(fx.Tracer):
@@ -166,7 +194,7 @@ def _traced_activations(module: nn.Module) -> list[Tap] | None:
 
 def _acts(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
     if node.op == "call_module":
-        return is_activation(modules[str(node.target)])
+        return _acts_within(modules[str(node.target)])
     return (node.op == "call_function" and node.target in _FUNCTIONS) or (
         node.op == "call_method" and node.target in _METHODS
     )
@@ -194,7 +222,9 @@ def _follows(node: fx.Node, modules: dict[str, nn.Module], weights: tuple[type, 
             child = modules[str(source.target)]
             if isinstance(child, weights):
                 return not any(_pools(parent, modules) for parent in source.all_input_nodes)
-            if not isinstance(child, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout2d)):
+            if _acts(source, modules) or not isinstance(
+                child, (*NORMS, nn.Identity, nn.Dropout, nn.Dropout2d)
+            ):
                 continue
         elif source.op not in ("call_function", "call_method") or _acts(source, modules):
             continue
@@ -209,10 +239,15 @@ def _pools(node: fx.Node, modules: dict[str, nn.Module]) -> bool:
 
 
 def _ordered_activations(modules: dict[str, nn.Module]) -> list[Tap]:
-    leaves = [(name, child) for name, child in modules.items() if not any(child.children())]
+    within_norms = tuple(f"{name}." for name, child in modules.items() if isinstance(child, NORMS))
+    leaves = [
+        (name, child)
+        for name, child in modules.items()
+        if (isinstance(child, NORMS) or not any(child.children())) and not name.startswith(within_norms)
+    ]
     weights = CONVS if any(isinstance(child, CONVS) for _, child in leaves) else (nn.Linear,)
     return [
         Tap(name)
         for (_, before), (name, child) in pairwise(leaves)
-        if is_activation(child) and isinstance(before, (*weights, *NORMS))
+        if _acts_within(child) and isinstance(before, (*weights, *NORMS)) and not _acts_within(before)
     ]
