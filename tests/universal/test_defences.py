@@ -43,14 +43,14 @@ def test_every_defence_keeps_shape_range_and_input(photograph, name):
     assert torch.equal(FILTERS[name](batch), out)
 
 
-@pytest.mark.parametrize("name", set(FILTERS) - {"tv-minimise"})
+@pytest.mark.parametrize("name", sorted(set(FILTERS) - {"tv-minimise"}))
 def test_an_image_does_not_depend_on_its_batch(photograph, name):
     batch = torch.cat([photograph, photograph.flip(2)])
     single = torch.cat([FILTERS[name](image[None]) for image in batch])
     assert torch.allclose(FILTERS[name](batch), single, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", set(FILTERS) - {"bits-2", "bits-3"})
+@pytest.mark.parametrize("name", sorted(set(FILTERS) - {"bits-2", "bits-3"}))
 def test_they_weaken_pixel_noise(photograph, name):
     flat = torch.full_like(photograph, 0.5)
     noise = 0.04 * torch.randn(flat.shape, generator=torch.Generator().manual_seed(0))
