@@ -277,21 +277,26 @@ class Budget(ABC):
                 f"x must have the perturbation's shape {tuple(leaf.shape)}, but {tuple(value.shape)} came",
             )
             value = _wide(value)
-            edge = torch.as_tensor(bound, dtype=value.dtype, device=value.device)
-            try:
-                gap = edge.expand(leaf.shape) - value
-            except RuntimeError:
-                raise JostleError(
-                    f"bounds must broadcast to the perturbation's {tuple(leaf.shape)}, but a tensor of shape "
-                    f"{tuple(edge.shape)} came"
-                ) from None
-            if not bool((gap >= 0 if side > 0 else gap <= 0).all()):
+            gap = bound - value if not isinstance(bound, Tensor) else _minus(bound, value, leaf.shape)
+            # One pass without a mask; NaN anywhere makes the extreme NaN, which is refused as well.
+            slack = float(gap.amin() if side > 0 else -gap.amax()) if gap.numel() else 0.0
+            if not slack >= 0:
                 raise JostleError(
                     f"x must lie inside the box [{_show(self.lower)}, {_show(self.upper)}] (without x the box "
-                    f"must hold 0), but it goes beyond it by {-float((gap * side).min()):.3g}"
+                    f"must hold 0), but it goes beyond it by {-slack:.3g}"
                 )
             out.append(gap)
         return out
+
+
+def _minus(bound: Tensor, value: Tensor, shape: torch.Size) -> Tensor:
+    try:
+        return bound.to(value.device, value.dtype).expand(shape) - value
+    except RuntimeError:
+        raise JostleError(
+            f"bounds must broadcast to the perturbation's {tuple(shape)}, but a tensor of shape "
+            f"{tuple(bound.shape)} came"
+        ) from None
 
 
 def _wide(rows: Tensor) -> Tensor:

@@ -35,10 +35,15 @@ class Linf(Budget):
             return super().projector(u, x)
         ((lo, hi),) = self._boxes([u], x)
         (scale,) = self._scale_rows([u])
+        if scale is None and not self.relative and not isinstance(self.radius, Tensor):
+            number = float(self.radius)
+            if lo is None and hi is None:
+                return lambda tree: torch.clamp(tree, -number, number)
+            # The distances to the box were made for this projector: it may keep its bounds in them.
+            high = torch.full_like(u, number) if hi is None else hi.clamp_max_(number).reshape(u.shape)
+            low = torch.full_like(u, -number) if lo is None else lo.clamp_min_(-number).reshape(u.shape)
+            return lambda tree: torch.clamp(tree, low, high)
         reach = self._radius_column([u], x, (lo, hi)).to(u.dtype)
-        if lo is None and hi is None and scale is None and reach.numel() == 1:
-            number = float(self.radius) if not self.relative else float(reach)
-            return lambda tree: torch.clamp(tree, -number, number)
         full = (reach if scale is None else reach * scale).expand(to_rows([u], self.scope).shape)
         high = (full if hi is None else torch.minimum(full, hi)).reshape(u.shape)
         low = (-full if lo is None else torch.maximum(-full, lo)).reshape(u.shape)

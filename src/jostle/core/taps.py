@@ -149,18 +149,22 @@ def frozen(module: nn.Module) -> Iterator[nn.Module]:
     >>> net.training, net.weight.requires_grad
     (True, True)
     """
-    modes = [(child, child.training) for child in module.modules()]
-    wanted = [(parameter, parameter.requires_grad) for parameter in module.parameters()]
+    training = [child for child in module.modules() if child.training]
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     try:
-        module.eval()
-        for parameter, _ in wanted:
+        if training:
+            module.eval()
+        for parameter in learning:
             parameter.requires_grad_(False)
         yield module
     finally:
-        for child, training in modes:
-            child.training = training
-        for parameter, flag in wanted:
-            parameter.requires_grad_(flag)
+        for child in module.modules():
+            if child.training:  # switched on meanwhile
+                child.training = False
+        for child in training:
+            child.training = True
+        for parameter in learning:
+            parameter.requires_grad_(True)
 
 
 def first_tensor(output: Any, name: str) -> Tensor:
