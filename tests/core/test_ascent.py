@@ -417,7 +417,8 @@ def test_large_gradients_are_not_taken_for_infinite_ones() -> None:
 def test_a_gradient_that_sums_to_zero_is_not_a_zero_gradient() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ascend(lambda u: u[:, 0] - u[:, 1], torch.zeros(1, 2), Linf(1.0), steps=2)
+        found = ascend(lambda u: u[:, 0] - u[:, 1], torch.zeros(1, 2), Linf(1.0), steps=2)
+    assert found.delta.tolist() == [[1.0, -1.0]]
 
 
 def test_a_tiny_gradient_still_gives_a_whole_step() -> None:

@@ -57,7 +57,8 @@ def test_no_window_is_opened():
         "with style.house_style(): style.figure()\n"
         "assert 'matplotlib.pyplot' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_axes_of_a_grid_come_as_an_array():
