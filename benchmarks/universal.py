@@ -44,13 +44,15 @@ def engine(fast: bool = False) -> None:
     )
     torch.manual_seed(0)
     small, large = small_cnn().eval(), efficientnet().eval()
+    policy = nn.Sequential(nn.Flatten(), nn.Linear(28, 64), nn.ReLU(), nn.Linear(64, 5)).eval()
     cases = [
+        ("MLP 28-64-5", policy, (1, 1, 4, 7), 20, 61),
         ("small CNN, 3x32x32", small, (1, 3, 32, 32), 20, 61),
         ("small CNN, 3x32x32", small, (64, 3, 32, 32), 5, 15),
         ("EfficientNet-Lite0, 3x224x224", large, (1, 3, 224, 224), 3, 15),
         ("EfficientNet-Lite0, 3x224x224", large, (64, 3, 224, 224), 2, 3),
     ]
-    for name, model, shape, steps, turns in cases[: 3 if fast else 4]:
+    for name, model, shape, steps, turns in cases[: 4 if fast else 5]:
         for norm in ("Linf", "L2"):
             compare(f"{name}, batch {shape[0]}, {norm}", attacks(model, shape, norm), steps, turns)
     print("\nProjection on the L1 ball, CPU milliseconds\n")

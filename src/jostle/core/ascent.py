@@ -93,26 +93,35 @@ class Ascent:
 
     def step(self) -> None:
         """Evaluate the objective at `u`, then move `u` by one step of the rule."""
-        leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(self.u)]
-        value = self.objective(like(self.u, leaves))
+        u = self.u
+        if isinstance(
+            u, Tensor
+        ):  # without the detour over trees: for a small network it costs as much as a layer
+            point = u.detach().requires_grad_()
+            leaves: list[Tensor] = [point]
+        else:
+            leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(u)]
+            point = like(u, leaves)
+        value = self.objective(point)
         if not value.requires_grad:
             raise JostleError("objective must depend on the perturbation, but it has no gradient there")
-        if self._ones is None or self._ones.shape != value.shape or self._ones.dtype != value.dtype:
+        ones = self._ones
+        if ones is None or ones.shape != value.shape or ones.dtype != value.dtype:
             # The gradient of the sum, not of the mean: a sample's step must not depend on who else is there.
-            self._ones = torch.ones_like(value.detach())
+            self._ones = ones = torch.ones_like(value.detach())
         several = len(leaves) > 1  # of several tensors the objective may leave some alone
-        grads = torch.autograd.grad(value, leaves, self._ones, materialize_grads=several)
+        grads = torch.autograd.grad(value, leaves, ones, materialize_grads=several)
         self.evaluations += 1
         self._check(grads)
         # From here on nothing requires a gradient, so nothing has to switch them off.
-        self._score(value.detach().reshape(-1))
+        self._score(value.detach())
         self.u = self.rule.step(self, list(grads) if self.maximise else [-grad for grad in grads])
         self.t += 1
 
     def finish(self) -> None:
         """Score the last iterate too: the steps score each iterate before they move it."""
         with torch.no_grad():
-            value = self.objective(self.u).detach().reshape(-1)
+            value = self.objective(self.u).detach()
             self.evaluations += 1
             self._score(value)
 
@@ -143,6 +152,8 @@ class Ascent:
         self.best_value, self.value, self.state = state["best_value"], state["value"], dict(state["state"])
 
     def _score(self, value: Tensor) -> None:
+        if value.ndim != 1:
+            value = value.reshape(-1)
         self.value = value
         if not self.track:
             return
@@ -171,8 +182,8 @@ class Ascent:
         total = grads[0].sum()
         for grad in grads[1:]:
             total = total + grad.sum()
-        size = float(total)
-        if math.isfinite(size) and size != 0.0:
+        size = total.item()
+        if size != 0.0 and math.isfinite(size):
             return
         bad = sum(int((~torch.isfinite(grad)).sum()) for grad in grads)
         if bad:
@@ -238,7 +249,8 @@ def ascend(
         trace = []
         while run.t < steps:
             run.step()
-            trace.append(_value(run))
+            assert run.value is not None
+            trace.append(run.value)
             if callback is not None:
                 callback(run)
             if stop is not None and bool(
@@ -264,8 +276,3 @@ def ascend(
             break
     assert best_value is not None
     return AscentResult(best_u, best_value, torch.stack(trace), total, evaluations)
-
-
-def _value(run: Ascent) -> Tensor:
-    assert run.value is not None
-    return run.value

@@ -272,10 +272,10 @@ class Budget(ABC):
             return []
         out = []
         for value, leaf in zip(base, leaves, strict=True):
-            require(
-                value.shape == leaf.shape,
-                f"x must have the perturbation's shape {tuple(leaf.shape)}, but {tuple(value.shape)} came",
-            )
+            if value.shape != leaf.shape:
+                raise JostleError(
+                    f"x must have the perturbation's shape {tuple(leaf.shape)}, but {tuple(value.shape)} came"
+                )
             value = _wide(value)
             gap = bound - value if not isinstance(bound, Tensor) else _minus(bound, value, leaf.shape)
             # One pass without a mask; NaN anywhere makes the extreme NaN, which is refused as well.

@@ -52,7 +52,9 @@ class Linf(Budget):
     def _stepper(self, leaves: list[Tensor], boxes: list[Box] | None) -> Callable[[Tree, Tree | None], Tree]:
         if self.scale is not None:
             return super()._stepper(leaves, boxes)
-        return lambda g, u: like(g, [leaf.sign() for leaf in leaves_of(g)])
+        return lambda g, u: (
+            g.sign() if isinstance(g, Tensor) else like(g, [leaf.sign() for leaf in leaves_of(g)])
+        )
 
     def _project(
         self, u: Tensor, radius: Tensor, lo: Tensor | None, hi: Tensor | None, scale: Tensor | None

@@ -32,6 +32,8 @@ def _length(size: float | None, ascent: "Ascent", factor: float = 2.5) -> float 
         require(size > 0, f"size must be above 0, but {size} came")
         return size
     radius = ascent.budget.radius
+    if isinstance(radius, Tensor) and radius.ndim == 0:
+        radius = radius.item()
     if ascent.budget.relative or bool(torch.isinf(torch.as_tensor(radius)).any()):
         require(False, "size must be given to the rule when the budget's radius is relative or infinite")
     return radius * (factor / ascent.steps)
@@ -39,15 +41,15 @@ def _length(size: float | None, ascent: "Ascent", factor: float = 2.5) -> float 
 
 def _add(u: Tree, directions: list[Tensor], length: float | Tensor) -> Tree:
     """`u + length * directions`, written into the directions: fresh memory costs more than the sum."""
-    moved = []
-    for leaf, way in zip(leaves_of(u), directions, strict=True):
-        if way.dtype != leaf.dtype:
-            way = way.to(leaf.dtype)
-        if isinstance(length, Tensor) and length.ndim:
-            moved.append(torch.addcmul(leaf, way, per_row(length.to(leaf.device, leaf.dtype), leaf), out=way))
-        else:
-            moved.append(torch.add(leaf, way, alpha=float(length), out=way))
-    return like(u, moved)
+    return like(u, [_moved(leaf, way, length) for leaf, way in zip(leaves_of(u), directions, strict=True)])
+
+
+def _moved(leaf: Tensor, way: Tensor, length: float | Tensor) -> Tensor:
+    if way.dtype != leaf.dtype:
+        way = way.to(leaf.dtype)
+    if isinstance(length, Tensor):
+        return torch.addcmul(leaf, way, per_row(length.to(leaf.device, leaf.dtype), leaf), out=way)
+    return torch.add(leaf, way, alpha=length, out=way)
 
 
 @dataclass(frozen=True)
@@ -82,8 +84,11 @@ class Steepest(Rule):
         return {"length": _length(self.size, ascent)}
 
     def step(self, ascent: "Ascent", grads: list[Tensor]) -> Tree:
-        way = ascent.steepest(like(ascent.u, grads))
-        return ascent.move(_add(ascent.u, leaves_of(way), ascent.state["length"]))
+        u = ascent.u
+        if isinstance(u, Tensor):
+            return ascent.move(_moved(u, ascent.steepest(grads[0]), ascent.state["length"]))
+        way = ascent.steepest(like(u, grads))
+        return ascent.move(_add(u, leaves_of(way), ascent.state["length"]))
 
 
 @dataclass(frozen=True)
