@@ -15,8 +15,7 @@ $(VENV)/ready: pyproject.toml
 	@touch $@
 
 demo: $(VENV)/ready
-	@$(BIN)/jostle run universal --preset quick
-	@$(BIN)/jostle report
+	@$(BIN)/jostle demo
 
 test: $(VENV)/ready
 	$(ONE) $(BIN)/python -m pytest -n $(CORES) -m "not slow"

@@ -27,6 +27,7 @@ jostle: nudge a system and measure how it answers
   jostle zoo                        data sets and models by name
   jostle run METHOD [--preset quick|gpu|paper] [--SETTING VALUE ...]
   jostle run --resume RUN           finish a run that was cut off
+  jostle demo [METHOD ...]          the quick studies of all methods side by side, then the index
   jostle report [RUN]               the page of a run; without RUN the index of all
   jostle METHOD                     the verbs of a method
   jostle METHOD VERB --help         what a verb takes
@@ -67,6 +68,8 @@ def _dispatch(words: list[str], out: Console) -> int:
         return _zoo(rest, out)
     if command == "run":
         return _run(rest, out)
+    if command == "demo":
+        return _demo(rest, out)
     if command == "report":
         return _report(rest, out)
     return _verb(room(command).key, rest, out)
@@ -117,6 +120,19 @@ def _run(words: list[str], out: Console) -> int:
     _print_claims(read_json(run.folder / "claims.json"), out)
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _demo(words: list[str], out: Console) -> int:
+    from jostle import lab
+
+    jobs, words = _take(words, "--jobs")
+    if jobs is not None and not jobs.isdigit():
+        raise JostleError(f"--jobs must be a whole number, but {jobs!r} came")
+    if unknown := [word for word in words if word.startswith("-")]:
+        raise JostleError(f"demo takes methods and --jobs, but {unknown[0]!r} came")
+    outcomes = lab.tour(words or None, jobs=None if jobs is None else int(jobs))
+    out.print(f"report: {lab.write_index().absolute()}", highlight=False, soft_wrap=True)
+    return int(any(outcome.state != "finished" for outcome in outcomes))
 
 
 def _report(words: list[str], out: Console) -> int:

@@ -41,6 +41,10 @@ def test_dask_gives_the_same_results():
     assert sorted(parallel(math.sqrt, ITEMS, engine="dask", jobs=2)) == ROOTS
 
 
+# Ray's own: a tip about a later version, and /dev/null left open.
+@pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning")
+@pytest.mark.filterwarnings("ignore:unclosed file.*/dev/null:ResourceWarning")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_ray_gives_the_same_results():
     import ray

@@ -1,6 +1,7 @@
 """The lab turns a method into a study: presets, runs that resume, claims, reports, engines."""
 
 from jostle.lab.claims import Claim
+from jostle.lab.demo import tour
 from jostle.lab.engines import parallel
 from jostle.lab.report import write_index, write_report
 from jostle.lab.running import resume, run, start
@@ -16,6 +17,7 @@ __all__ = [
     "resume",
     "run",
     "start",
+    "tour",
     "write_index",
     "write_report",
 ]
