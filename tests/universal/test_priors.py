@@ -68,3 +68,16 @@ def test_wrong_priors_are_refused():
         DataPrior(torch.zeros(2, 1, 4, 4)).begin(SHAPE, torch.Generator())
     with pytest.raises(JostleError, match="cells must be"):
         plain(SmoothPrior.begin)(SmoothPrior(cells=0), SHAPE, torch.Generator())
+
+
+def test_less_background_keeps_the_images_of_many_objects():
+    images = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 3, 2, 2) / 4
+    masks = torch.tensor([[[0, 0], [0, 1]], [[0, 0], [1, 1]], [[255, 255], [255, 0]], [[2, 2], [3, 255]]])
+    kept = DataPrior.less_background(images, masks, batch_size=1)
+    assert torch.equal(kept.images, images[[1, 3]]) and kept.batch_size == 1
+    assert len(DataPrior.less_background(images, masks, most=1.0).images) == 4
+    assert torch.equal(DataPrior.less_background(images, masks, background=2, most=0.3).images, images[:3])
+    with pytest.raises(JostleError, match="no image has a share of background"):
+        DataPrior.less_background(images[:1], masks[:1])
+    with pytest.raises(JostleError, match="masks must be one an image, but 2 came for 4"):
+        plain(DataPrior.less_background.__func__)(DataPrior, images, masks[:2])

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from jostle.core.errors import require
@@ -150,6 +150,39 @@ class DataPrior(Prior):
     augmented: bool = True
 
     name: ClassVar[str] = "data"
+
+    @classmethod
+    def less_background(
+        cls,
+        images: Float[Tensor, "n channels height width"],
+        masks: Int[Tensor, "n rows columns"],
+        *,
+        background: int = 0,
+        most: float = 0.5,
+        batch_size: int = 8,
+    ) -> "DataPrior":
+        """The images of little background: it is the easy majority class and resists flipping.
+
+        **Arguments:** `images`: as above. `masks`: the class of each pixel; 255 is ignored. `background`: its class.
+        `most`: an image stays if its share of background is at most this, in [0, 1]; a half is inferred
+        from the released list.
+        **Raises:** `JostleError` if no image stays.
+
+        >>> import torch
+        >>> masks = torch.tensor([[[0, 0]], [[0, 3]], [[255, 7]]])
+        >>> len(DataPrior.less_background(torch.rand(3, 3, 4, 4), masks).images)
+        2
+        """
+        require(
+            len(images) == len(masks),
+            f"masks must be one an image, but {len(masks)} came for {len(images)} images",
+        )
+        require(0 <= most <= 1, f"most must lie in [0, 1], but {most} came")
+        judged = (masks != 255).flatten(1)
+        share = ((masks == background).flatten(1) & judged).sum(1) / judged.sum(1).clamp_min(1)
+        keep = share <= most
+        require(bool(keep.any()), f"no image has a share of background of at most {most}")
+        return cls(images[keep.to(images.device)], batch_size)
 
     def begin(self, shape: Shape, generator: torch.Generator) -> dict[str, Any]:
         require(len(self.images) > 0, "images must hold at least one image, but none came")
