@@ -160,3 +160,17 @@ def test_a_configuration_comes_back_from_its_json_as_it_was(toy):
 
     config = replace(toy.Config(), layers=(7,), limit=4, nudge=toy.Nudge(0.5, "L2"), rate=1)
     assert rebuild(toy.Config, json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_a_run_that_is_still_at_work_is_not_taken_up(toy, tmp_path, monkeypatch):
+    def impatient(config, run):
+        with pytest.raises(JostleError, match="is still being worked on by another process"):
+            lab.resume(run.folder)
+        raise ArithmeticError("over")
+
+    _replace(toy, monkeypatch, impatient)
+    with pytest.raises(ArithmeticError, match="over"):
+        lab.run("toy", root=tmp_path)
+    _replace(toy, monkeypatch, toy.run)
+    (folder,) = (tmp_path / "toy").iterdir()
+    assert read_json(lab.resume(folder).folder / "status.json")["state"] == "finished"

@@ -2,9 +2,12 @@
 
 import dataclasses
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from jostle.core.errors import JostleError
 from jostle.files import read_json, write_json, write_text
@@ -36,13 +39,15 @@ def run(key: str, preset: str = "quick", *, root: Path | None = None, **changes:
 
 def start(key: str, preset: str, config: Any, root: Path | None = None) -> Run:
     """Run a study with a whole configuration; see [`run`][jostle.lab.running.run]."""
-    return _carry_out(Run.create(key, preset, config, root))
+    fresh = Run.create(key, preset, config, root)
+    with _alone(fresh.folder):
+        return _carry_out(fresh)
 
 
 def resume(folder: Path) -> Run:
     """Finish the run in `folder` from its last checkpoint; the numbers are those of an unbroken run.
 
-    **Raises:** `JostleError` if the folder is not a run, or is finished.
+    **Raises:** `JostleError` if the folder is not a run, is finished, or another process is at work on it.
     """
     folder = Path(folder)
     if not (folder / "config.json").exists():
@@ -58,7 +63,24 @@ def resume(folder: Path) -> Run:
             raise JostleError(f"{folder} is finished: there is nothing to resume")
         # Cut off between the last number and the page.
         return _close(Run.open(folder, config))
-    return _carry_out(Run.open(folder, config))
+    with _alone(folder):
+        return _carry_out(Run.open(folder, config))
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    # The system lets go of the lock when the process ends, however it ends.
+    lock = FileLock(folder / ".lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise JostleError(f"{folder} is still being worked on by another process") from None
+    except OSError as error:
+        raise JostleError(f"could not write in the run folder {folder}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _carry_out(run: Run) -> Run:
