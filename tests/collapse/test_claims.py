@@ -45,4 +45,4 @@ def test_what_holds_and_what_does_not(m: dict, wanted: tuple[bool, bool, bool]) 
 
 def test_the_ratio_is_told_with_its_parts() -> None:
     told = ROWS["COL-C6c"].measured(metrics((-0.03, 0.0), (0.0, 0.022)))
-    assert told == "ratio 5.4: features 0.070 (0.070 to 0.070), last 0.013 (0.011 to 0.015), 2 seeds"
+    assert told == "ratio 5.4: features 0.07 (0.07 to 0.07), last 0.013 (0.011 to 0.015), 2 seeds"

@@ -53,7 +53,7 @@ def _told(rows: Rows, metric: str) -> str:
     parts = []
     for part in ("features", "last"):
         found = _effects(rows, part, metric)
-        parts.append(f"{part} {fmean(found):.3f} ({min(found):.3f} to {max(found):.3f})")
+        parts.append(f"{part} {fmean(found):.2g} ({min(found):.2g} to {max(found):.2g})")
     return f"ratio {_ratio(rows, metric):.1f}: {', '.join(parts)}, {len(rows['baseline'])} seeds"
 
 
