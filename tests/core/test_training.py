@@ -150,7 +150,9 @@ def test_refusals(make, message: str) -> None:
 def test_the_smaller_last_batch_can_be_left_out(count: int, wanted: list[int]) -> None:
     def draw(**options):
         generator = torch.Generator().manual_seed(1)
-        return [b for (b,) in minibatches(torch.arange(count), size=8, epochs=2, generator=generator, **options)]
+        return [
+            b for (b,) in minibatches(torch.arange(count), size=8, epochs=2, generator=generator, **options)
+        ]
 
     found = draw(drop_last=True)
     assert [len(batch) for batch in found] == wanted
