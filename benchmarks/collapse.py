@@ -2,8 +2,9 @@
 
     python benchmarks/collapse.py
 
-One process, one thread, float64, the best of several runs. The peer is the pinv form of NC1 as in
-rhubarbwu/neural-collapse (MIT), which is not on PyPI: its formula is written out here.
+One process, one thread, the best of several runs; both sides in float64, then both in float32, the peer's default
+(ours is float64). The peer is the pinv form of NC1 as in rhubarbwu/neural-collapse (MIT), which is not on PyPI: its
+formula is written out here, with `S_B` divided by K where it divides by d.
 """
 
 import os
@@ -57,31 +58,35 @@ def best(work: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def nc1(K: int) -> None:
+def nc1(K: int, dtype: torch.dtype) -> None:
     """NC1 from accumulated statistics, and from features."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(K).repeat_interleave(50)
-    centres = torch.randn(K, D, generator=generator, dtype=torch.float64)
-    features = centres[labels] + 0.3 * torch.randn(len(labels), D, generator=generator, dtype=torch.float64)
+    centres = torch.randn(K, D, generator=generator, dtype=dtype)
+    features = centres[labels] + 0.3 * torch.randn(len(labels), D, generator=generator, dtype=dtype)
     means = features.reshape(K, 50, D).mean(1)
     within = rhubarbwu_covariance(features, labels, means)
-    streamed = Accumulator(K, D, one_pass=True)
+    streamed = Accumulator(K, D, one_pass=True, dtype=dtype)
     streamed.update(features, labels)
     theirs = rhubarbwu_pinv_nc1(means, means.mean(0), within)
-    found = (jostle_nc1_alone(streamed), streamed.compute().nc1, metrics(features, labels).nc1)
+    found = (jostle_nc1_alone(streamed), streamed.compute().nc1, metrics(features, labels, dtype=dtype).nc1)
     gap = max(abs(value / theirs - 1) for value in found)
     peer = best(lambda: rhubarbwu_pinv_nc1(means, means.mean(0), within), 5)
     ours, all_metrics = best(lambda: jostle_nc1_alone(streamed), 20), best(streamed.compute, 20)
     print(
-        f"NC1 from statistics, d={D}, K={K}: peer {1e3 * peer:.1f} ms, ours {1e3 * ours:.2f} ms, {peer / ours:.0f}"
+        f"NC1 from statistics, d={D}, K={K}, {dtype}: peer {1e3 * peer:.1f} ms, "
+        f"ours {1e3 * ours:.2f} ms, {peer / ours:.0f} times faster;"
     )
-    print(f"  times faster; with all other metrics {1e3 * all_metrics:.2f} ms; relative difference {gap:.1e}")
+    print(
+        f"  with all other metrics {1e3 * all_metrics:.2f} ms, {peer / all_metrics:.0f} times; "
+        f"relative difference {gap:.1e}"
+    )
 
     def whole() -> float:
-        mean = torch.zeros(K, D, dtype=torch.float64).index_add_(0, labels, features) / 50
+        mean = torch.zeros(K, D, dtype=dtype).index_add_(0, labels, features) / 50
         return rhubarbwu_pinv_nc1(mean, mean.mean(0), rhubarbwu_covariance(features, labels, mean))
 
-    peer, ours = best(whole, 5), best(lambda: metrics(features, labels), 10)
+    peer, ours = best(whole, 5), best(lambda: metrics(features, labels, dtype=dtype), 10)
     print(
         f"  from {len(labels):,} features: peer {1e3 * peer:.1f} ms, ours {1e3 * ours:.1f} ms, "
         f"{peer / ours:.0f} times"
@@ -126,6 +131,7 @@ if __name__ == "__main__":
         f"{here['processor']}"
     )
     for classes in (10, 100):
-        nc1(classes)
+        for precision in (torch.float64, torch.float32):
+            nc1(classes, precision)
     response()
     streaming()

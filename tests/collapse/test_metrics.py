@@ -86,6 +86,22 @@ def h_means(h: torch.Tensor, y: torch.Tensor, report: NCReport) -> np.ndarray:
     return (means - share.double() @ means).numpy()
 
 
+@pytest.mark.parametrize("d", [4, 5, 30])
+@pytest.mark.parametrize("squeeze", [1.0, 1e-3, 3e-5])
+def test_means_that_are_nearly_dependent_keep_their_digits(d: int, squeeze: float) -> None:
+    # The inverse of a triangle above a ratio of 1e-4, singular vectors below: both are the definition.
+    h, y = sample(5, 40, d)
+    means = torch.stack([h[y == k].mean(0) for k in range(5)])
+    centred = means - means.mean(0)
+    u, s, v = torch.linalg.svd(centred, full_matrices=False)
+    s[3] *= squeeze
+    squeezed = u[:, :4] * s[:4] @ v[:4]
+    h = h - means[y] + squeezed[y]
+    white = (h - squeezed[y]) @ (v[:4].T / s[:4])
+    assert metrics(h, y).nc1 == pytest.approx(float(white.square().sum()) / len(h), rel=1e-9)
+    assert metrics(h, y).singular_values.numpy() == pytest.approx(s[:4].numpy(), rel=1e-9)
+
+
 @pytest.mark.parametrize("one_pass", [False, True])
 def test_streaming_equals_one_batch(one_pass: bool) -> None:
     h, y = sample(5, 40, 12)
@@ -218,6 +234,9 @@ def test_a_report_is_json(tmp_path) -> None:
     h, y = sample(3, 5, 6)
     report = metrics(h, y)
     report.save(tmp_path / "report.json")
+    left, right = report.plot(["ant", "bee", "cat"]).axes[:2]
+    assert [text.get_text() for text in left.texts] == ["ant", "bee", "cat"]
+    assert "120.0°" in right.get_title(loc="left")  # the ideal angle of three
     kept = json.loads((tmp_path / "report.json").read_text())
     assert kept == json.loads(report.to_json())
     assert (

@@ -119,9 +119,10 @@ def test_greedy_and_decay_report_every_part(tmp_path) -> None:
         digits, widths=(16,), recipe=Recipe(3, batch=32), callback=lambda i, n, text: seen.append(text)
     )
     assert len(seen) == 5 and study.shift("baseline") == 0
-    shifts = {name: abs(study.shift(name)) for name in study.variants}
-    assert study.ratio() == pytest.approx(
-        min(shifts["features x2"], shifts["features x0"]) / max(shifts["last x2"], shifts["last x0"])
+    at = {name: found.last.nc1_trace for name, found in study.variants.items()}
+    assert study.effect("features") == pytest.approx((at["features x0"] - at["features x2"]) / 2)
+    assert abs(study.ratio()) == pytest.approx(
+        abs((at["features x0"] - at["features x2"]) / (at["last x0"] - at["last x2"]))
     )
     study.save(tmp_path / "d.json")
     assert set(json.loads((tmp_path / "d.json").read_text())) == set(study.variants)

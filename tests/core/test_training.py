@@ -144,3 +144,20 @@ def test_minibatches_pass_over_everything_once_an_epoch() -> None:
 def test_refusals(make, message: str) -> None:
     with pytest.raises(JostleError, match=message):
         make()
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(50, [8] * 12), (48, [8] * 12), (7, [])])
+def test_the_smaller_last_batch_can_be_left_out(count: int, wanted: list[int]) -> None:
+    def draw(**options):
+        generator = torch.Generator().manual_seed(1)
+        return [
+            b for (b,) in minibatches(torch.arange(count), size=8, epochs=2, generator=generator, **options)
+        ]
+
+    found = draw(drop_last=True)
+    assert [len(batch) for batch in found] == wanted
+    kept = [batch for batch in draw() if len(batch) == 8]
+    assert all(torch.equal(a, b) for a, b in zip(found, kept, strict=True))
+    # Going on after a stop counts the batches that are there.
+    later = draw(drop_last=True, skip=3)
+    assert all(torch.equal(a, b) for a, b in zip(found[3:], later, strict=True))

@@ -12,6 +12,8 @@ from jostle.collapse.report import NCReport
 from jostle.core.errors import JostleError, require
 
 RANK_TOLERANCE = 1e-6
+WELL = 1e-4
+"""From this ratio of the smallest to the largest singular value a triangular inverse is as good as an SVD."""
 Weighting = Literal["class", "sample"]
 
 
@@ -151,13 +153,15 @@ class Accumulator:
             notes.append(
                 "two centred means are always antipodal: nc2 is zero for K = 2 whatever the features"
             )
+        gram = basis.centred @ basis.centred.T
+        head = None if weight is None else self._head(weight)
         report = NCReport(
             nc1=float("inf") if collapsed else whitened / total / self.K,
             nc1_trace=float("inf") if collapsed else within / between,
-            nc2=structure(basis.centred @ basis.centred.T, simplex=True),
+            nc2=structure(gram, simplex=True),
             nc2_of=structure(self.means @ self.means.T, simplex=False),
-            nc3=None if weight is None else structure(self._head(weight) @ basis.centred.T, simplex=True),
-            nc3_of=None if weight is None else structure(self._head(weight) @ self.means.T, simplex=False),
+            nc3=None if head is None else structure(head @ basis.centred.T, simplex=True),
+            nc3_of=None if head is None else structure(head @ self.means.T, simplex=False),
             nc4=self._agree / total if self._predicted == total else None,
             ncc=self._nearest / total if self._seen == total else None,
             cdnv=self._cdnv(basis),
@@ -167,7 +171,7 @@ class Accumulator:
             effective_rank=_effective_rank(basis.singular_values),
             counts=self.counts.cpu(),
             mean_norms=self.means.norm(dim=1).cpu(),
-            gram=(basis.centred @ basis.centred.T).cpu(),
+            gram=gram.cpu(),
             singular_values=basis.singular_values.cpu(),
             samples=total,
             dim=self.d,
@@ -237,7 +241,8 @@ class Basis:
         # S_B = A A^T with A of d x (K-1): the null vector of the centred means is taken out exactly.
         factor = self.centred.T @ (root[:, None] * null_complement(root / root.norm()))
         self.span, upper = torch.linalg.qr(torch.cat([factor, self.centre[:, None]], 1))
-        left, sizes, _ = torch.linalg.svd(upper[:, : K - 1], full_matrices=False)
+        upper = upper[:, : K - 1]
+        sizes = torch.linalg.svdvals(upper)
         self.between = float(sizes.square().sum())
         rank = min(d, K - 1)
         noise = torch.finfo(means.dtype).eps * max(d, K) * float(means.abs().max())
@@ -251,7 +256,14 @@ class Basis:
                 f"{float(sizes[rank - 1]):.1e} of {float(sizes[0]):.1e}): nc1 hangs on directions "
                 "that hold next to nothing"
             )
-        self.whiten = left[:, :rank][:, keep] / sizes[:rank][keep]
+        if len(upper) >= K - 1 and bool(sizes[-1] > WELL * sizes[0]):
+            # Well conditioned: the triangle's inverse, without singular vectors, which cost most of all.
+            eye = torch.eye(K - 1, dtype=means.dtype, device=means.device)
+            inverse = torch.linalg.solve_triangular(upper[: K - 1], eye, upper=True)
+            self.whiten = torch.nn.functional.pad(inverse.T, (0, 0, 0, len(upper) - (K - 1)))
+        else:
+            left = torch.linalg.svd(upper, full_matrices=False)[0]
+            self.whiten = left[:, :rank][:, keep] / sizes[:rank][keep]
         self.coordinates = self.centred @ self.span
         # Of the centred means themselves: with class weights the factor's are smaller by sqrt(K).
         self.singular_values = (

@@ -37,10 +37,17 @@ class DecayStudy:
         """How far a variant moves a metric of the last features from the baseline."""
         return getattr(self.variants[name].last, metric) - getattr(self.variants["baseline"].last, metric)
 
+    def effect(self, part: str, metric: str = "nc1_trace") -> float:
+        """Of the decay of `features` or `last`: half of what lies between doubling it and removing it."""
+        return (self.shift(f"{part} x0", metric) - self.shift(f"{part} x2", metric)) / 2
+
     def ratio(self, metric: str = "nc1_trace") -> float:
-        """The smaller effect of a feature-layer change over the larger effect of a last-layer change."""
-        features = min(abs(self.shift(f"features {x}", metric)) for x in ("x2", "x0"))
-        return features / max(abs(self.shift(f"last {x}", metric)) for x in ("x2", "x0"))
+        """The effect of the features' decay over that of the last layer's.
+
+        The order of the batches alone moves a shift by as much as the last layer's decay does: average the
+        effects of several seeds before you believe a ratio.
+        """
+        return self.effect("features", metric) / abs(self.effect("last", metric))
 
     def numbers(self) -> dict[str, Any]:
         """The metrics of the last features a variant, and the ratio."""

@@ -57,6 +57,8 @@ def geometry(report: NCReport, names: Sequence[str] | None = None) -> Figure:
         left.plot(*ring.numpy(), "o--", mfc="none", color="#888888", lw=0.8, ms=7, label="ideal simplex")
         for k in range(K):
             left.plot([0, found[0, k]], [0, found[1, k]], color=COLOURS["sky"], lw=0.8)
+            # Which mean belongs to which corner.
+            left.plot([found[0, k], ideal[0, k]], [found[1, k], ideal[1, k]], ":", color="#888888", lw=0.8)
         left.plot(*found, "o", color=COLOURS["blue"], label="class means")
         if K <= 20:
             for k in range(K):

@@ -22,7 +22,7 @@ class Flow:
     `within`, `between`: `Tr S_W`, `Tr S_B`, with their exact time derivatives `within_rate`, `between_rate`.
     `nc1_trace`, `nc1`, `nc2`: as in [`NCReport`][jostle.collapse.NCReport]. `falls`: (a) `nc1_trace` strictly
     decreases. `shrinks`: (b) `exp(2 lam_h t) Tr S_W` does not increase. `spreads`: (c) `exp(2 lam_h t) Tr
-    S_B` strictly increases.
+    S_B` strictly increases. All of it on the CPU, where SciPy integrates.
     """
 
     times: Float[Tensor, " T"]
@@ -40,14 +40,14 @@ class Flow:
     _reduced: "_Reduced" = field(repr=False)
 
     def features(self, index: int) -> Float[Tensor, "d N"]:
-        """`H` at `times[index]`, ordered by class."""
+        """`H` at `times[index]`, ordered by class, on the device of `H0`."""
         return self._reduced.features(self._states[:, index])
 
 
 def flow(model: Objective, H0: Tensor, times: Sequence[float] | Tensor, *, rtol: float = 1e-10) -> Flow:
     """Integrate `dH/dt = -W*(H)^T (W*(H) H - Y) - lam_h H`; see `TiedModel.flow`."""
     H0 = model.checked(H0, "H0")
-    t = np.asarray(times, dtype=np.float64)
+    t = np.asarray(times.cpu() if isinstance(times, Tensor) else times, dtype=np.float64)
     require(
         t.ndim == 1 and len(t) >= 2 and bool(t[0] == 0) and bool((np.diff(t) > 0).all()),
         "times must begin with 0 and increase, with at least one more",
@@ -96,7 +96,8 @@ class _Reduced:
 
     def __init__(self, model: Objective, H0: Tensor) -> None:
         self.model = model
-        H = H0.numpy()
+        self.device = H0.device
+        H = H0.cpu().numpy()
         d, N = H.shape
         self.columns, H = np.linalg.qr(H) if d > N else (np.eye(d), H)
         means = H.reshape(len(H), model.K, model.n).mean(2)
@@ -132,7 +133,7 @@ class _Reduced:
         within, between = (L**2).sum() / N, (centred**2).sum() / K
         within_rate = -2 * ((W @ L) ** 2).sum() / N - 2 * lam * within
         between_rate = 2 / K * (centred * (W.T @ (np.eye(K) - W @ means))).sum() - 2 * lam * between
-        basis = Basis(torch.from_numpy(means.T.copy()), torch.full((K,), self.model.n), "class")
+        basis = Basis(torch.from_numpy(means.T.copy()), torch.from_numpy(np.full(K, self.model.n)), "class")
         whitened = basis.whiten.T @ basis.span.T @ torch.from_numpy(L.copy())
         nc1 = float(whitened.square().sum()) / N / K
         nc2 = structure(basis.centred @ basis.centred.T, simplex=True)
@@ -140,4 +141,5 @@ class _Reduced:
 
     def features(self, state: np.ndarray) -> Tensor:
         L, means = self.split(state)
-        return torch.from_numpy(self.columns @ (L @ self.rows + np.repeat(means, self.model.n, 1)))
+        H = self.columns @ (L @ self.rows + np.repeat(means, self.model.n, 1))
+        return torch.from_numpy(H).to(self.device)

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from scipy.sparse.linalg import eigsh
 from torch import Tensor
@@ -112,7 +111,5 @@ def _curvature(model: Objective, W: Tensor, H: Tensor) -> float:
     if H.numel() <= 200:  # ARPACK needs room
         columns = [schur.matvec(row) for row in np.eye(H.numel())]
         return float(np.linalg.eigvalsh(np.stack(columns)).min())
-    start = torch.randn(H.numel(), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return float(
-        eigsh(schur.linear_operator(), k=1, which="SA", v0=start.numpy(), return_eigenvectors=False)[0]
-    )
+    start = np.random.default_rng(0).standard_normal(H.numel())
+    return float(eigsh(schur.linear_operator(), k=1, which="SA", v0=start, return_eigenvectors=False)[0])

@@ -81,9 +81,9 @@ class Objective:
         )
         return (1 - self.c) / self.s
 
-    def targets(self) -> Float[Tensor, "K N"]:
-        """The one-hot targets `Y`."""
-        return torch.eye(self.K, dtype=torch.float64).repeat_interleave(self.n, 1)
+    def targets(self, device: torch.device | None = None) -> Float[Tensor, "K N"]:
+        """The one-hot targets `Y`, on the device of the features that they meet."""
+        return torch.eye(self.K, dtype=torch.float64, device=device).repeat_interleave(self.n, 1)
 
     def collapsed(self, R: Float[Tensor, "d K"] | torch.Generator) -> Collapsed:
         """The exactly collapsed minimiser in a frame `R`, given or drawn (Theorem 2.1).
@@ -105,7 +105,8 @@ class Objective:
             f"R must be ({self.d}, {self.K}), a column a class, but {tuple(R.shape)} came",
         )
         R = R.double()
-        miss = float((R.T @ R - torch.eye(self.K, dtype=R.dtype)).abs().max())
+        eye = torch.eye(self.K, dtype=R.dtype, device=R.device)
+        miss = float((R.T @ R - eye).abs().max())
         require(miss < 1e-8, f"R must have orthonormal columns, but R^T R is {miss:.1e} from the identity")
         H = math.sqrt(rho) * R.repeat_interleave(self.n, 1)
         return Collapsed(R, H, self.s * math.sqrt(rho) * R.T)
@@ -121,18 +122,20 @@ class Objective:
             f"but {tuple(H.shape)} came",
         )
         H = H.detach().double()
-        require(bool(torch.isfinite(H).all()), f"{name} must be finite, but it holds NaN or infinity")
+        # The sum is finite if all are (unless it overflows): one pass, where isfinite needs several.
+        finite = bool(H.sum().isfinite()) or bool(H.isfinite().all())
+        require(finite, f"{name} must be finite, but it holds NaN or infinity")
         return H
 
     def value(self, W: Tensor, H: Tensor, H0: Tensor) -> float:
         """The objective `f(W, H; H0)`."""
-        fit = (W @ H - self.targets()).square().sum() + self.lam_h * H.square().sum()
+        fit = (W @ H - self.targets(H.device)).square().sum() + self.lam_h * H.square().sum()
         tie = self.beta * (H - H0).square().sum()
         return float((fit + tie) / self.N + self.lam_w * W.square().sum() / self.K) / 2
 
     def grad(self, W: Tensor, H: Tensor, H0: Tensor) -> tuple[Float[Tensor, "K d"], Float[Tensor, "d N"]]:
         """The gradients of `f` by `W` and by `H`."""
-        residual = W @ H - self.targets()
+        residual = W @ H - self.targets(H.device)
         by_w = residual @ H.T + self.n * self.lam_w * W
         by_h = W.T @ residual + self.lam_h * H + self.beta * (H - H0)
         return by_w / self.N, by_h / self.N
@@ -141,7 +144,7 @@ class Objective:
         self, W: Tensor, H: Tensor, dW: Tensor, dH: Tensor
     ) -> tuple[Float[Tensor, "K d"], Float[Tensor, "d N"]]:
         """The Hessian of `f` times a direction `(dW, dH)`."""
-        residual = W @ H - self.targets()
+        residual = W @ H - self.targets(H.device)
         change = dW @ H + W @ dH
         by_w = change @ H.T + residual @ dH.T + self.n * self.lam_w * dW
         by_h = dW.T @ residual + W.T @ change + (self.lam_h + self.beta) * dH
@@ -153,7 +156,7 @@ class Objective:
 
     def tied(self, W: Tensor, H0: Tensor) -> Float[Tensor, "d N"]:
         """The best features of a given classifier, `(W^T W + (lam_h + beta) I)^-1 (W^T Y + beta H0)`."""
-        return shrink(W, self.lam_h + self.beta, W.T @ self.targets() + self.beta * H0)
+        return shrink(W, self.lam_h + self.beta, W.T @ self.targets(H0.device) + self.beta * H0)
 
 
 class Ridge:
@@ -164,7 +167,8 @@ class Ridge:
         d, N = H.shape
         self.H = H if d > N else None
         gram = H @ H.T if self.H is None else H.T @ H
-        self.factor = torch.linalg.cholesky(gram + self.shift * torch.eye(min(d, N), dtype=H.dtype))
+        eye = torch.eye(min(d, N), dtype=H.dtype, device=H.device)
+        self.factor = torch.linalg.cholesky(gram + self.shift * eye)
 
     def solve(self, rows: Tensor) -> Tensor:
         """`rows G^-1`, for rows of length d."""
@@ -181,5 +185,5 @@ def class_sums(H: Tensor, K: int) -> Tensor:
 
 def shrink(W: Tensor, shift: float, X: Tensor) -> Tensor:
     """`(W^T W + shift I)^-1 X`, by a solve of the size of the classes (Woodbury)."""
-    gram = W @ W.T + shift * torch.eye(len(W), dtype=W.dtype)
+    gram = W @ W.T + shift * torch.eye(len(W), dtype=W.dtype, device=W.device)
     return (X - W.T @ torch.linalg.solve(gram, W @ X)) / shift

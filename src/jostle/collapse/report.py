@@ -2,14 +2,18 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from jostle.files import write_json
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +101,16 @@ class NCReport:
     def save(self, path: Path) -> None:
         """Write all fields as JSON, whole or not at all."""
         write_json(path, self.record())
+
+    def plot(self, names: Sequence[str] | None = None) -> "Figure":
+        """The class means beside the ideal simplex, and each pair's angle less the ideal one.
+
+        **Arguments:** `names`: of the classes; their numbers by default.
+        **Returns:** a matplotlib figure.
+        """
+        from jostle.collapse import figures
+
+        return figures.geometry(self, names)
 
     def __str__(self) -> str:
         shown = ("nc1", "nc1_trace", "nc2", "nc3", "nc4", "cdnv")

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jostle.collapse.minimise import Minimum
 from jostle.collapse.objective import Collapsed, Objective
-from jostle.collapse.schur import Schur, stack, unstack
+from jostle.collapse.schur import Schur, unstack
 from jostle.core.errors import require
 
 Method = Literal["closed", "cg", "dense", "large-beta"]
@@ -85,8 +85,8 @@ def respond(model: Objective, dH0: Tensor, at: Collapsed | Minimum, method: Meth
     if method == "cg":
         dH = model.beta * schur.solve(dH0)
     elif method == "dense":
-        answer = torch.linalg.solve(schur.dense(), torch.from_numpy(stack(dH0)))
-        dH = model.beta * unstack(answer.numpy(), model.d)
+        answer = torch.linalg.solve(schur.dense(), dH0.T.reshape(-1))
+        dH = model.beta * unstack(answer, dH0)
     else:
         # (S/beta)^-1 = I - (S - beta I)/beta + O(beta^-2).
         dH = 2 * dH0 - schur(dH0) / model.beta
@@ -94,18 +94,21 @@ def respond(model: Objective, dH0: Tensor, at: Collapsed | Minimum, method: Meth
 
 
 def closed(model: Objective, dH0: Float[Tensor, "d N"], R: Float[Tensor, "d K"]) -> Response:
-    """The exact response at collapse: five factors, two products with the frame, `O(d N K)`."""
+    """The exact response at collapse: five factors, two products with the frame, `O(d N K)`.
+
+    Everything but these two products is of the size of the class means, or one pass over `dH0`.
+    """
     f = factors(model.lam_w, model.lam_h, model.beta)
     K, n = model.K, model.n
-    means = dH0.reshape(model.d, K, n).mean(2)
-    inside = R.T @ dH0
-    a = inside.reshape(K, K, n).mean(2)
+    R, dH0 = R.to(dH0.device), dH0.contiguous()
+    # A product with ones: several times faster than a mean over short rows.
+    means = (dH0.reshape(-1, n) @ dH0.new_full((n,), 1 / n)).reshape(model.d, K)
+    a = R.T @ means
     outside = means - R @ a
     answer = f.mean_sym * (a + a.T) / 2 + (a - a.T) / 2
-    # All of dH0 by the factor outside the span; what is inside, and the means, are put right by rank-K terms.
-    inside *= f.within_in - f.within_out
-    inside.reshape(K, K, n).add_((answer - f.within_in * a)[:, :, None])
-    dH = torch.addmm(dH0, R, inside, beta=f.within_out)
-    dH.reshape(model.d, K, n).add_(((1 - f.within_out) * outside)[:, :, None])
+    # All of dH0 by the factor outside the span, and the means put right; then what is inside, by rank K.
+    right = R @ (answer - f.within_in * a) + (1 - f.within_out) * outside
+    dH = torch.add(right[:, :, None], dH0.reshape(model.d, K, n), alpha=f.within_out).reshape(model.d, -1)
+    dH.addmm_(R, R.T @ dH0, alpha=f.within_in - f.within_out)
     dW = -f.s * ((1 - f.c) * answer - f.c * answer.T) @ R.T + f.s * outside.T
     return Response(dH, dW)

@@ -24,7 +24,7 @@ class Schur:
 
     def __init__(self, model: Objective, W: Float[Tensor, "K d"], H: Float[Tensor, "d N"]) -> None:
         self.model, self.W, self.H = model, W, H
-        self.residual = W @ H - model.targets()
+        self.residual = W @ H - model.targets(H.device)
         self.ridge = Ridge(model, H)
 
     def classifier_change(self, dH: Float[Tensor, "d N"]) -> Float[Tensor, "K d"]:
@@ -39,7 +39,7 @@ class Schur:
 
     def matvec(self, x: np.ndarray) -> np.ndarray:
         """`S` on column-stacked vectors."""
-        return stack(self(unstack(x, self.model.d)))
+        return stack(self(unstack(x, self.H)))
 
     def linear_operator(self) -> LinearOperator:
         """`S` for SciPy."""
@@ -53,9 +53,9 @@ class Schur:
         """
         shift = self.model.lam_h + self.model.beta
         size = self.H.numel()
-        prepare = operator(size, lambda x: stack(shrink(self.W, shift, unstack(x, self.model.d))))
+        prepare = operator(size, lambda x: stack(shrink(self.W, shift, unstack(x, self.H))))
         found, code = cg(self.linear_operator(), stack(X), rtol=rtol, maxiter=2000, M=prepare)
-        answer = unstack(found, self.model.d)
+        answer = unstack(found, self.H)
         if code != 0:
             # At the floor of rounding the residual stalls above `rtol`: what counts is that it is small.
             left = float((self(answer) - X).norm() / X.norm())
@@ -78,16 +78,16 @@ class Schur:
             raise JostleError(
                 f"d N must be at most {DENSE_LIMIT} for a dense solve, but {d * N} came; use 'cg'"
             )
-        eye = torch.eye
         kron = torch.kron
-        f64 = torch.float64
-        a_hh = kron(eye(N, dtype=f64), W.T @ W) + (model.lam_h + model.beta) * eye(d * N, dtype=f64)
-        a_ww = kron(H @ H.T + model.n * model.lam_w * eye(d, dtype=f64), eye(K, dtype=f64))
+
+        def eye(size: int) -> Tensor:
+            return torch.eye(size, dtype=H.dtype, device=H.device)
+
+        a_hh = kron(eye(N), W.T @ W) + (model.lam_h + model.beta) * eye(d * N)
+        a_ww = kron(H @ H.T + model.n * model.lam_w * eye(d), eye(K))
         # P vec(W) = vec(W^T), with columns stacked: entry (k, j) of W goes from j K + k to k d + j.
-        commute = eye(K * d, dtype=f64).reshape(d, K, K * d).transpose(0, 1).reshape(K * d, K * d)
-        a_hw = kron(self.residual.T.contiguous(), eye(d, dtype=f64)) @ commute + kron(
-            H.T.contiguous(), W.T.contiguous()
-        )
+        commute = eye(K * d).reshape(d, K, K * d).transpose(0, 1).reshape(K * d, K * d)
+        a_hw = kron(self.residual.T.contiguous(), eye(d)) @ commute + kron(H.T.contiguous(), W.T.contiguous())
         return a_hh - a_hw @ torch.linalg.solve(a_ww, a_hw.T)
 
 
@@ -98,9 +98,11 @@ def operator(size: int, product: Callable[[np.ndarray], np.ndarray]) -> LinearOp
 
 def stack(X: Float[Tensor, "d N"]) -> np.ndarray:
     """`vec X`: the columns under one another."""
-    return X.T.contiguous().reshape(-1).numpy()
+    return X.T.contiguous().reshape(-1).cpu().numpy()
 
 
-def unstack(x: np.ndarray, d: int) -> Float[Tensor, "d N"]:
-    """Undo `stack`."""
-    return torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64)).reshape(-1, d).T
+def unstack(x: np.ndarray | Tensor, like: Float[Tensor, "d N"]) -> Float[Tensor, "d N"]:
+    """Undo `stack`, on the device of `like`."""
+    if not isinstance(x, Tensor):
+        x = torch.from_numpy(np.ascontiguousarray(x, dtype=np.float64))
+    return x.to(like.device).reshape(-1, len(like)).T

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,11 +16,11 @@ from jostle.collapse.checks import (
     response_on_features,
     theorems,
 )
+from jostle.collapse.claims import CLAIMS
 from jostle.collapse.decay import VARIANTS
 from jostle.collapse.experiments import Task, train_task
 from jostle.collapse.report import NCReport
 from jostle.collapse.tied import TiedModel
-from jostle.lab.claims import Claim
 from jostle.lab.engines import Engine, parallel
 from jostle.lab.runs import Run, Stage
 from jostle.lab.study import Study
@@ -48,7 +47,7 @@ class Config:
     greedy_epochs: int = 30
     network: str = "mlp"
     losses: tuple[str, ...] = ("mse",)
-    decay_seeds: int = 1
+    decay_seeds: int = 3
     decay_epochs: int = 60
     every: int = 5
     starts: int = 10
@@ -67,6 +66,7 @@ GPU = replace(
     greedy_epochs=100,
     network="resnet18",
     losses=("mse", "ce"),
+    decay_seeds=1,
     decay_epochs=120,
     every=10,
 )
@@ -257,124 +257,5 @@ def _report(row: Mapping[str, Any]) -> NCReport:
     }
     return NCReport(**{**values, "notes": tuple(row["notes"])})
 
-
-def _falls(curves: list[list[float]], layers: int) -> int:
-    """In how many seeds a metric strictly falls from layer to layer, up to `layers`."""
-    return sum(all(b < a for a, b in pairwise(c[1 : layers + 1])) for c in curves)
-
-
-def _ratio(rows: Mapping[str, list[dict[str, float]]], metric: str) -> float:
-    """The smaller effect of a feature-layer change over the larger of a last-layer change; worst seed."""
-
-    def shift(variant: str, seed: int) -> float:
-        return abs(rows[variant][seed][metric] - rows["baseline"][seed][metric])
-
-    return min(
-        min(shift("features x2", i), shift("features x0", i)) / max(shift("last x2", i), shift("last x0", i))
-        for i in range(len(rows["baseline"]))
-    )
-
-
-def _ordered(rows: Mapping[str, list[dict[str, float]]], metric: str) -> bool:
-    """Whether doubling the features' decay collapses more, and removing it less, in every seed."""
-    trio = zip(rows["features x2"], rows["baseline"], rows["features x0"], strict=True)
-    return all(more[metric] < base[metric] < less[metric] for more, base, less in trio)
-
-
-def _first(m: Mapping[str, Any]) -> Any:
-    return next(iter(m["decay"].values()))
-
-
-CLAIMS = [
-    Claim(
-        "COL-C1",
-        "Along the gradient flow of the features NC1 (trace form) strictly falls, the scatter within "
-        "classes falls "
-        "and that between them rises, decay taken out, at 40 times from random starts.",
-        "for all starts (Theorem 3.1)",
-        "quick",
-        lambda m: "{falls}, {shrinks}, {spreads} of {starts} starts".format(**m["theory"]),
-        lambda m: (
-            m["theory"]["falls"] == m["theory"]["shrinks"] == m["theory"]["spreads"] == m["theory"]["starts"]
-        ),
-    ),
-    Claim(
-        "COL-C2",
-        "Tied strongly to given features (beta = 100), the optimal features have a smaller NC1 than these.",
-        "for all beta above some C (Corollary 3.2)",
-        "quick",
-        lambda m: "{lower} of {starts} starts".format(**m["theory"]),
-        lambda m: m["theory"]["lower"] == m["theory"]["starts"],
-    ),
-    Claim(
-        "COL-C3",
-        "The predicted response of features and classifier is right to second order in the nudge.",
-        "error of second order (Theorem 4.1)",
-        "quick",
-        lambda m: f"slopes {m['response']['slope']:.3f} and {m['response']['slope_classifier']:.3f}",
-        lambda m: max(abs(m["response"][k] - 2) for k in ("slope", "slope_classifier")) <= 0.02,
-    ),
-    Claim(
-        "COL-C4",
-        "At collapse the response's diagonal block has the stair of eigenvalues of the theorem (K = "
-        "4, d = 10, n = 10, "
-        "lam_W = sqrt 2, beta = 100).",
-        "Theorem 4.2 and figure 1",
-        "quick",
-        lambda m: f"largest difference {m['response']['stair_gap']:.1e}",
-        lambda m: m["response"]["stair_gap"] < 1e-12,
-    ),
-    Claim(
-        "COL-C5",
-        "In layer-wise training both forms of NC1 strictly fall over layers 1 to 6, in every seed "
-        "(the paper: "
-        "CIFAR-10; the quick preset: 5,000 digits of MNIST).",
-        "NC1 falls as layers are added (figure 2, curves only)",
-        "quick",
-        lambda m: (
-            f"{_falls(m['greedy']['nc1_trace'], 6)} and {_falls(m['greedy']['nc1'], 6)} of "
-            f"{len(m['greedy']['nc1'])} seeds; NC1 {m['greedy']['nc1_trace'][0][1]:.3g} to "
-            f"{m['greedy']['nc1_trace'][0][-1]:.3g}"
-        ),
-        lambda m: (
-            _falls(m["greedy"]["nc1_trace"], 6) == _falls(m["greedy"]["nc1"], 6) == len(m["greedy"]["nc1"])
-        ),
-    ),
-    Claim(
-        "COL-C6",
-        "Weight decay of the feature layers moves NC1 (trace form) at least 4 times as far as that "
-        "of the last layer: "
-        "doubled it collapses more, removed it collapses less.",
-        "feature layers move NC more than the last layer (figure 3, curves only)",
-        "quick",
-        lambda m: f"ratio {_ratio(_first(m), 'nc1_trace'):.1f}, ordered: {_ordered(_first(m), 'nc1_trace')}",
-        lambda m: _ratio(_first(m), "nc1_trace") >= 4 and _ordered(_first(m), "nc1_trace"),
-    ),
-    Claim(
-        "COL-C6b",
-        "The same holds in direction and with any ratio above 1 for the pseudo-inverse form of NC1.",
-        "feature layers move NC more than the last layer (figure 3, curves only)",
-        "quick",
-        lambda m: f"ratio {_ratio(_first(m), 'nc1'):.1f}, ordered: {_ordered(_first(m), 'nc1')}",
-        lambda m: _ratio(_first(m), "nc1") > 1 and _ordered(_first(m), "nc1"),
-    ),
-    Claim(
-        "COL-D1",
-        "Derived here: at collapse the response is five factors, exactly, for every beta from 0.5 to 100.",
-        "not in the paper, which has the first order in 1/beta",
-        "quick",
-        lambda m: f"largest difference from a dense solve {m['response']['dense_gap']:.1e}",
-        lambda m: m["response"]["dense_gap"] < 1e-12,
-    ),
-    Claim(
-        "COL-D2",
-        "The response of a trained network's own features (noise, rounding, moved means) is "
-        "predicted to second order.",
-        "not in the paper",
-        "quick",
-        lambda m: ", ".join(f"{k}: slope {v:.2f}" for k, v in m["real"]["slope"].items()),
-        lambda m: all(abs(v - 2) <= 0.05 for v in m["real"]["slope"].values()),
-    ),
-]
 
 STUDY = Study("collapse", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)

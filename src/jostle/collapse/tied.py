@@ -112,7 +112,7 @@ class TiedModel(Objective):
         """`F` with `vec dH = F vec dH0`, for SciPy's solvers; columns stacked."""
 
         def product(x: np.ndarray) -> np.ndarray:
-            return stack(respond(self, unstack(x.reshape(-1), self.d), at, method).dH)
+            return stack(respond(self, unstack(x.reshape(-1), at.H), at, method).dH)
 
         # F is symmetric: it is beta times the inverse of a symmetric matrix.
         return operator(self.d * self.N, product)

@@ -93,12 +93,18 @@ class Trainer:
 
 
 def minibatches(
-    *tensors: Tensor, size: int, epochs: int, generator: torch.Generator, skip: int = 0
+    *tensors: Tensor,
+    size: int,
+    epochs: int,
+    generator: torch.Generator,
+    skip: int = 0,
+    drop_last: bool = False,
 ) -> Iterator[tuple[Tensor, ...]]:
     """Shuffled batches of tensors that share their first axis, epoch after epoch.
 
     **Arguments:** `size`: of a batch; the last one of an epoch may be smaller. `epochs`: how many times through.
     `generator`: shuffles; on the CPU. `skip`: batches to pass over, to go on after a stop with the same order.
+    `drop_last`: leave that smaller batch out, as batch norm wants it; other samples fall to it in every epoch.
 
     >>> import torch
     >>> batches = minibatches(torch.arange(5), size=2, epochs=1, generator=torch.Generator().manual_seed(0))
@@ -114,6 +120,8 @@ def minibatches(
     seen = 0
     for _ in range(epochs):
         for indices in torch.randperm(count, generator=generator).split(size):
+            if drop_last and len(indices) < size:
+                continue
             seen += 1
             if seen > skip:
                 yield tuple(tensor[indices.to(tensor.device)] for tensor in tensors)
