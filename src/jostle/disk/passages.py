@@ -73,6 +73,11 @@ class Passage(Perturbation):
     indirect: bool = False
     local: bool = True
 
+    @property
+    def instant(self) -> bool:
+        """Never: its profile is that of the closed form, which sums up the whole passage."""
+        return False
+
     def position(self, t: float) -> Array:
         """Where it is at time t (kpc, galactocentric)."""
         # every passage gives its own

@@ -83,6 +83,11 @@ class Perturbation(ABC):
         return self.m != 0 or self.k_R != 0
 
     @property
+    def instant(self) -> bool:
+        """Whether it strikes at t = 0 and is over."""
+        return isinstance(self.profile, Impulse)
+
+    @property
     def timescale(self) -> float:
         """The shortest time over which the perturbation changes (kpc s/km); sets integration steps."""
         gamma = getattr(self.profile, "gamma", None)

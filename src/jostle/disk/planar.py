@@ -1,4 +1,4 @@
-"""Motion in the plane: epicyclic actions and angles, Staeckel actions, and the disk's integrals of stars."""
+"""Motion in the plane: epicyclic actions and angles, and Staeckel actions."""
 
 import warnings
 from dataclasses import dataclass
@@ -10,7 +10,6 @@ from scipy.interpolate import CubicSpline
 
 from jostle.core.errors import optional, require
 from jostle.disk.adapters import as_potential
-from jostle.disk.distributions import PseudoIsothermal
 from jostle.disk.potentials import Potential
 from jostle.disk.units import Array, Numbers, angle, plain
 from jostle.disk.vertical import VerticalActions
@@ -177,54 +176,3 @@ def staeckel_actions(
     scaled = [x / (ro if u == "kpc" else vo) for x, u in zip(np.broadcast_arrays(*stars), units, strict=True)]
     out = staeckel.actionsFreqs(*scaled)
     return tuple(np.asarray(x) * (ro * vo if k < 3 else vo / ro) for k, x in enumerate(out))  # type: ignore
-
-
-@dataclass(frozen=True)
-class PlanarState:
-    """What ln f0 of a disk needs of stars: guiding radius, frequencies there, radial and vertical energy.
-
-    The vertical energy at R is carried to the guiding radius adiabatically, E_z nu(R_c) / nu(R).
-    """
-
-    guide: Array
-    omega: Array
-    kappa: Array
-    E_R: Array
-    E_z: Array
-    sR2: Array
-    sz2: Array
-    slope: Array
-    log_front: Array
-
-    @classmethod
-    def of(cls, disk: PseudoIsothermal, place: list[Array], vel: list[Array]) -> "PlanarState":
-        """From Cartesian positions and velocities.
-
-        **Raises:** `JostleError` if a star does not rotate with the disk.
-        """
-        R = np.hypot(place[0], place[1])
-        L = place[0] * vel[1] - place[1] * vel[0]
-        require(bool(np.all(L > 0)), "the disk's stars must rotate with L_z > 0")
-        grid = np.linspace(0.25 * R.min(), 3.0 * R.max(), 1024)
-        omega, kappa, nu = disk.potential.frequencies(grid)
-        guide = CubicSpline(omega * grid**2, grid)(L)
-        logs = CubicSpline(grid, np.log(np.stack([omega, kappa, nu], axis=1)))
-        at, steep = np.exp(logs(guide)), logs(guide, 1)
-        sR2, sz2 = disk.spread(guide)
-        v_R = (place[0] * vel[0] + place[1] * vel[1]) / R
-        E_R = 0.5 * v_R**2 + 0.5 * (at[:, 1] * (R - guide)) ** 2
-        E_z = 0.5 * vel[2] ** 2 + disk.potential.lift(R, place[2]) * place[2] ** 2
-        E_z = E_z * at[:, 2] / np.exp(logs(R)[:, 2])
-        # ln f0 = ln(Omega Sigma / kappa sigma_R^2 N) - E_R / sigma_R^2 - E_z / sigma_z^2; N goes as
-        # sigma_z^2 / nu,
-        # E_z at fixed action as nu, E_R as kappa.
-        grow = 1 / disk.h_sigma
-        front = steep[:, 0] - steep[:, 1] + steep[:, 2] - 1 / disk.h_R + 2 * grow
-        slope = front - E_R / sR2 * (steep[:, 1] + grow) - E_z / sz2 * (steep[:, 2] + grow)
-        log_front = np.log(at[:, 0] * at[:, 2] / at[:, 1]) + guide * (2 * grow - 1 / disk.h_R)
-        return cls(guide, at[:, 0], at[:, 1], E_R, E_z, sR2, sz2, slope, log_front)
-
-    @property
-    def log_f0(self) -> Array:
-        """ln f0 up to a constant."""
-        return self.log_front - self.E_R / self.sR2 - self.E_z / self.sz2
