@@ -11,7 +11,7 @@ from scipy.interpolate import CubicSpline
 from jostle.core.errors import optional, require
 from jostle.disk.adapters import as_potential
 from jostle.disk.potentials import Potential
-from jostle.disk.units import Array, Numbers, angle, plain
+from jostle.disk.units import Array, Numbers, angle, number, plain, positive
 from jostle.disk.vertical import VerticalActions
 
 
@@ -50,10 +50,11 @@ class EpicyclicActions:
     """
 
     def __init__(
-        self, potential: Any, R_min: float = 4.0, R_max: float = 20.0, radii: int = 48, z_max: float = 5.0
+        self, potential: Any, R_min: Numbers = 4.0, R_max: Numbers = 20.0, radii: int = 48, z_max: Numbers = 5.0
     ) -> None:
         self.potential: Potential = as_potential(potential)
-        require(0 < R_min < R_max, f"R_min and R_max must be 0 < R_min < R_max, but {R_min} and {R_max} came")
+        R_min, R_max = positive(R_min, "kpc", "R_min"), positive(R_max, "kpc", "R_max")
+        require(R_min < R_max, f"R_min and R_max must be 0 < R_min < R_max, but {R_min} and {R_max} came")
         require(radii >= 6, f"radii must be at least 6, but {radii} came")
         self.radii = np.linspace(R_min, R_max, radii)
         grid = np.linspace(R_min, R_max, max(400, 4 * radii))
@@ -65,7 +66,7 @@ class EpicyclicActions:
             CubicSpline(grid, omega),
             CubicSpline(grid, kappa),
         )
-        self._z_max = z_max
+        self._z_max = positive(z_max, "kpc", "z_max")
 
     @cached_property
     def tables(self) -> list[VerticalActions]:
@@ -147,9 +148,9 @@ def staeckel_actions(
     vR: Numbers,
     vphi: Numbers,
     vz: Numbers,
-    delta: float = 0.45,
-    ro: float = 8.0,
-    vo: float = 220.0,
+    delta: Numbers = 0.45,
+    ro: Numbers = 8.0,
+    vo: Numbers = 220.0,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """(J_R, L_z, J_z, Omega_R, Omega_phi, Omega_z) by galpy's Staeckel fudge.
 
@@ -157,7 +158,7 @@ def staeckel_actions(
     the orbit, or take the separable vertical tables, to measure winding.
 
     **Arguments:** `potential`: a galpy potential. Stars in kpc and km/s. `delta`: focal length over `ro`,
-    positive. `ro`, `vo`: galpy's scales.
+    positive (a Quantity is a length). `ro`, `vo`: galpy's scales.
 
     >>> from galpy.potential import MWPotential2014
     >>> J = staeckel_actions(MWPotential2014, 8.0, 0.5, 10.0, 215.0, 20.0)
@@ -168,6 +169,8 @@ def staeckel_actions(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # galpy says in warnings which of its C parts are there
         module = optional("galpy.actionAngle", "disk")
+    ro, vo = positive(ro, "kpc", "ro"), positive(vo, "km/s", "vo")
+    delta = number(delta, "kpc", "delta") / (ro if hasattr(delta, "unit") else 1.0)
     require(delta > 0, f"delta must be positive, but {delta} came")
     staeckel = module.actionAngleStaeckel(pot=potential, delta=delta, c=True)
     units = ("kpc", "km/s", "km/s", "kpc", "km/s")
