@@ -141,6 +141,14 @@ class PseudoIsothermal:
         )
         return -kappa / sR2, by_R * 2 * omega / (kappa**2 * R)
 
+    def drift(self, R: float, s: Array, I_R: float) -> Array:
+        """What warm stars add to Omega_phi = dH0/dL_z, H0 = E_c + kappa I_R + E_z(I_z; R_c) (km/s/kpc)."""
+        omega, kappa, _ = (float(f) for f in self.potential.frequencies(R))
+        h = 1e-3 * R
+        low, high = (float(self.potential.frequencies(x)[1]) for x in (R - h, R + h))
+        by_R = (high - low) / (2 * h) * I_R + self.energy_slope(R, s)
+        return by_R * 2 * omega / (kappa**2 * R)
+
     def energy_slope(self, R: float, s: Array) -> Array:
         """dE_z/dR at fixed I_z: the torus average of d[Phi(R, z) - Phi(R, 0)]/dR."""
         if len(s) <= 16:

@@ -45,8 +45,15 @@ class VerticalEnergy:
         column = column - (1 + s0) * self.potential.value(self.guide, 0 * self.guide)
         return (0.5 * p * p / D2 + 0.5 * L * L / D2 * cos2 / sin2 + E * cos2 + column) / (1 + s0)
 
-    def work(self, place: tuple[Array, Array], vel: tuple[Array, Array], g: tuple[Array, Array],
-             dE: Array, dL: Array, L: Array) -> Array:
+    def work(
+        self,
+        place: tuple[Array, Array],
+        vel: tuple[Array, Array],
+        g: tuple[Array, Array],
+        dE: Array,
+        dL: Array,
+        L: Array,
+    ) -> Array:
         """dE_z' / dv . g for the gradient g = (g_R, g_z) of a potential with dE = v . g and dL = R g_phi."""
         momentum, cos2 = self._prolate(*place)
         D2 = self.D**2

@@ -11,7 +11,7 @@ from scipy.special import kve
 from jostle.core.errors import JostleError, require
 from jostle.disk.perturbers import Perturbation
 from jostle.disk.profiles import Impulse, Profile
-from jostle.disk.units import GYR, Array, G, Numbers, number, plain, positive
+from jostle.disk.units import Array, G, Numbers, number, plain, positive
 from jostle.disk.vertical import VerticalActions
 
 Kind = Literal["plummer", "hernquist", "nfw"]
@@ -194,15 +194,10 @@ class StraightFlyby(Passage):
         slope = 1j * omega * u[2] * kve(0, q) - kve(1, q) * np.abs(omega) * (X[2] - along * u[2]) / b
         return -2 * G * self.body.mass / V**2 * np.exp(1j * omega * along / V) * slope * fall
 
-    def check_time(self, t: float, R: float, phi: float) -> None:
-        """Refuse times during the passage, where the closed form does not hold."""
+    def settled(self, R: float, phi: float) -> float:
+        """After the passage: the closed form does not hold before."""
         _, b = self.line_transform(R, phi, np.asarray(0.0), np.asarray(1.0))
-        done = 2 * float(b) / self.speed
-        require(
-            t >= done,
-            f"t = {t / GYR:.3g} Gyr lies within the passage; the closed form needs {done / GYR:.3g} Gyr or later: "
-            "use orbit_integral",
-        )
+        return 2 * float(b) / self.speed
 
     def penetrates(self, R: float, phi: float, height: float = 1.0) -> bool:
         """Whether the track comes closer to the stars than their own height: the line form is delicate."""

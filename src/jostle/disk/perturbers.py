@@ -96,8 +96,9 @@ class Perturbation(ABC):
         rates = [r for r in (gamma, omega0, abs(self.m * self.Omega_P)) if r]
         return 1.0 / max(rates) if rates else np.inf
 
-    def check_time(self, t: float, R: float, phi: float) -> None:
-        """Refuse a time for which the mode sum has no answer; most have one always."""
+    def settled(self, R: float, phi: float) -> float:
+        """The time from which on the mode sum holds for stars at (R, phi); for most, always."""
+        return -np.inf
 
     def begin(self, t: float) -> float:
         """When the perturbation may be taken to begin, for a response asked at `t`."""

@@ -50,7 +50,12 @@ class EpicyclicActions:
     """
 
     def __init__(
-        self, potential: Any, R_min: Numbers = 4.0, R_max: Numbers = 20.0, radii: int = 48, z_max: Numbers = 5.0
+        self,
+        potential: Any,
+        R_min: Numbers = 4.0,
+        R_max: Numbers = 20.0,
+        radii: int = 48,
+        z_max: Numbers = 5.0,
     ) -> None:
         self.potential: Potential = as_potential(potential)
         R_min, R_max = positive(R_min, "kpc", "R_min"), positive(R_max, "kpc", "R_max")

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.interpolate import make_interp_spline
 
 from jostle.core.errors import JostleError, require
 from jostle.disk.adapters import as_potential
@@ -12,6 +13,8 @@ from jostle.disk.potentials import milky_way
 from jostle.disk.response import LinearResponse
 from jostle.disk.units import GYR, MYR, Array, Numbers, number, plain, positive
 from jostle.disk.vertical import VerticalActions
+
+_HARMONICS = 16  # odd ones of a star's height, up to n = 31
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,7 @@ def vertical_waves(
     f1 = response(Z, V, t, radius, phi)
     count, flow = f1 @ weight, f1 @ (weight * v)
     half = len(heights)
-    return Waves(
-        heights, 0.5 * (count[:half] - count[half:]), flow[:half], flow[half:], response.labels
-    )
+    return Waves(heights, 0.5 * (count[:half] - count[half:]), flow[:half], flow[half:], response.labels)
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ def fit_kick(
     """
     va = VerticalActions(milky_way() if potential is None else as_potential(potential), R)
     spreads = np.atleast_1d(plain(sigmas, "km/s", "sigmas"))
-    require(bool(np.all(spreads > 0)) and len(spreads) == len(shares), "sigmas and shares must match, positive")
+    require(
+        bool(np.all(spreads > 0)) and len(spreads) == len(shares), "sigmas and shares must match, positive"
+    )
     require(floor >= 0, f"floor must not be negative, but {floor} came")
     edge = positive(z_max, "kpc", "z_max")
     zA, A, eA = _data(asymmetry, "", "asymmetry", edge)
@@ -145,7 +148,7 @@ def fit_kick(
         answer, *_ = np.linalg.lstsq(design, data, rcond=None)
         curve[k] = float(((data - design @ answer) ** 2).sum())
         if best is None or curve[k] < best[0]:
-            best = curve[k], k, answer, design @ answer * error
+            best = float(curve[k]), k, answer, design @ answer * error
     assert best is not None
     level = float(rest @ data / max(rest @ rest, 1e-300))
     chi2, k, answer, fitted = best
@@ -191,24 +194,40 @@ def read_profile(path: str | Path) -> tuple[Array, Array, Array]:
 
 
 class _Kicked:
-    """Moments over v_z of f1 for unit kicks in velocity and in height, at given heights."""
+    """Moments over v_z of f1 for unit kicks in velocity and in height, at given heights.
 
-    def __init__(self, va: VerticalActions, sigmas: Array, shares: Array, z: Array, points: int = 161) -> None:
-        self.va = va
-        reach = min(5 * float(sigmas.max()), 0.99 * np.sqrt(2) * float(np.sqrt(va.s_max**2 - va.rise(np.abs(z).max()) ** 2)))
+    Where a star was at the kick follows from the harmonics of z(w) = sum c_n sin(n w) on its torus:
+    v_0 = Omega sum n c_n cos(n w_0) and dPhi/dz = Omega^2 sum n^2 c_n sin(n w_0), n odd.
+    """
+
+    def __init__(
+        self, va: VerticalActions, sigmas: Array, shares: Array, z: Array, points: int = 121
+    ) -> None:
+        room = np.sqrt(2 * (va.s_max**2 - va.rise(np.abs(z).max()) ** 2))
+        reach = min(5 * float(sigmas.max()), 0.99 * float(room))
         self.v = np.linspace(-reach, reach, points)
         Z, V = np.meshgrid(z, self.v, indexing="ij")
-        self.J, self.Omega, self.w = va(Z, V)
-        E = va.energy(Z, V)[..., None]
+        s, self.w = va.polar(Z, V)
+        self.Omega = va.frequency_of(s)
+        n = np.arange(1, 2 * _HARMONICS, 2)
+        table = -2 * va.fourier(lambda height: height, int(n[-1])).values[:, n + n[-1]].imag
+        self.terms = np.moveaxis(make_interp_spline(va.s, table * n, k=5)(s), -1, 0)
+        self.n = n
+        E = (s * s)[..., None]
         f0 = shares / sigmas * np.exp(-E / sigmas**2)  # (height, velocity, component)
-        self.over = (f0 / sigmas**2).sum(axis=2)  # of f1 per dv v_0
+        self.over = (f0 / sigmas**2).sum(axis=2)
         self.total = f0.sum(axis=(1, 2))
 
     def moments(self, t: float) -> tuple[Array, Array]:
         """(change of the density over it, mean velocity), each `(heights, 2)` for dv and dz of one."""
-        z0, v0 = self.va.inverse(self.J, self.w - self.Omega * t)
-        push = self.va.potential.gradient(np.full_like(z0, self.va.R), z0)[1]
-        f1 = np.stack([self.over * v0, self.over * push], axis=2)
+        turn = np.exp(1j * (self.w - self.Omega * t))
+        square = turn * turn
+        speed, push = (np.zeros_like(turn) for _ in range(2))
+        for n, term in zip(self.n[::-1], self.terms[::-1], strict=True):
+            speed = speed * square + term
+            push = push * square + n * term
+        v0, slope = self.Omega * (speed * turn).real, self.Omega**2 * (push * turn).imag
+        f1 = np.stack([self.over * v0, self.over * slope], axis=2)
         return f1.sum(axis=1) / self.total[:, None], (f1 * self.v[:, None]).sum(axis=1) / self.total[:, None]
 
 
