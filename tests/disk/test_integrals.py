@@ -27,7 +27,12 @@ def kuzmin_kutuzov(a=3.5, c=0.6, M=1.2e11):
         mixed = np.sqrt(a * a * c * c + R * R * c * c + z * z * a * a)
         return -G * M / np.sqrt(R * R + z * z + a * a + c * c + 2 * mixed)
 
-    return FunctionPotential(value)
+    def gradient(R, z):
+        mixed = np.sqrt(a * a * c * c + R * R * c * c + z * z * a * a)
+        pull = G * M * (R * R + z * z + a * a + c * c + 2 * mixed) ** -1.5
+        return pull * R * (1 + c * c / mixed), pull * z * (1 + a * a / mixed)
+
+    return FunctionPotential(value, gradient)
 
 
 def warm(count, vphi, seed=0):
@@ -65,7 +70,7 @@ def scatter(potential, count=100):
 def test_third_integral_is_exact_in_a_staeckel_galaxy():
     D = focal_length(kuzmin_kutuzov(), np.array([5.0, 8.0]), np.array([0.1, 1.0]))
     assert np.allclose(D, np.sqrt(3.5**2 - 0.6**2), rtol=1e-5)
-    assert scatter(kuzmin_kutuzov()).max() < 1e-4
+    assert scatter(kuzmin_kutuzov(), 40).max() < 1e-4
 
 
 def test_third_integral_of_warm_stars_of_the_milky_way():
@@ -91,7 +96,7 @@ def passages(scale):
 def test_linear_answer_is_the_limit_of_the_exact_one_in_a_staeckel_galaxy():
     """With an exact third integral the error is linear in the perturbation, however warm the stars."""
     disk = PseudoIsothermal(kuzmin_kutuzov())
-    star, z, vz = warm(100, 8 * float(disk.potential.frequencies(8.0)[0]))
+    star, z, vz = warm(60, 8 * float(disk.potential.frequencies(8.0)[0]))
     for strong, weak in zip(passages(0.1), passages(0.01), strict=True):
         found = []
         for blow, begin in (strong, weak):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from helpers import plain
 
 from jostle.core.errors import JostleError
 from jostle.disk import (
@@ -55,7 +56,7 @@ def test_growing_waves_against_the_orbit_integral(saturate):
     wave = GrowingWave(odd_shape(0.01), 0.8, saturate=saturate)
     t = 1.5 if saturate else 0.5
     modes = LinearResponse(slab, wave, n_max=24, tol=0.0)(z, v, t)
-    orbits = orbit_integral(slab, wave, z, v, t, step=0.02).f1
+    orbits = orbit_integral(slab, wave, z, v, t, step=0.02 if not saturate else 0.005).f1
     assert np.abs(modes - orbits).max() < 1e-5 * np.abs(orbits).max()
 
 
@@ -83,7 +84,12 @@ def test_timescale_is_the_shortest():
         (lambda: Kick(), "needs dv or dz"),
         (lambda: SpiralArms(1.0, 0.0, 1.0, 1.0, m=-1), "whole number"),
         (lambda: GaussianPulse(odd_shape(), -1.0), "omega0 must be positive"),
-        (lambda: LinearResponse(PseudoIsothermal(), "kick"), "perturbation must be one"),
+        (
+            lambda: plain(LinearResponse.__init__)(
+                object.__new__(LinearResponse), PseudoIsothermal(), "kick"
+            ),
+            "perturbation must be one",
+        ),
         (lambda: orbit_integral(PseudoIsothermal(), Kick(dz=0.1), 0.1, 0.1, 1.0), "no potential"),
     ],
 )

@@ -141,7 +141,7 @@ def arms_on_a_torus(n_max, l_max, J=3.0, X=1.5, t=0.07):
     s = va.radius_of(np.array([J]))
     gz = float(disk.vertical_gradient(R, s)[0])
     gR, gL = disk.planar_gradient(R, s, I_R)
-    x, weights = np.polynomial.legendre.leggauss(240)
+    x, weights = np.polynomial.legendre.leggauss(700)
     low, high = -0.32, t
     turn = omega + float(disk.drift(R, s, I_R)[0])
     lag = 2 * omega * X / (kappa * R)
@@ -186,11 +186,11 @@ def test_one_mode_by_its_numbers():
 
 
 def test_a_window_averages_over_guiding_radii():
-    response = LinearResponse(PseudoIsothermal(), Kick(dv=1.0))
+    response = LinearResponse(PseudoIsothermal(), Kick(dv=1.0), n_max=3)
     z, v = np.array([0.1, 0.4]), np.array([10.0, -5.0])
     narrow = response(z, v, 0.4, window=1e-3)
     assert np.allclose(narrow, response(z, v, 0.4), atol=1e-6)
-    wide, late = response(z, v, 0.6, window=1.5), response(z, v, 0.6)
+    wide, late = response(z, v, 0.6, window=0.5), response(z, v, 0.6)
     assert np.abs(wide).max() < np.abs(late).max()  # different radii wind at different rates
 
 
@@ -219,7 +219,7 @@ def test_shells_below_tol_are_left_out_and_cost_less_than_tol():
 
 def test_maps_are_as_fine_as_the_spiral_needs():
     response = LinearResponse(PseudoIsothermal(), Kick(dv=1.0))
-    small, fine = response.map(0.1, points=None), response.map(0.8, points=None)
-    assert small.values.shape == (121, 121) and fine.values.shape[0] > 150
+    small, fine = response.map(0.1, points=None), response.map(1.5, points=None)
+    assert small.values.shape == (121, 121) and 121 < len(fine.z) == len(fine.vz) <= 1001
     assert {"linear", "rigid halo", "direct forces", "no self-gravity of the response"} <= set(fine.labels)
     assert any("cloud scattering" in x for x in LinearResponse(SLAB, Kick(dv=0.01), GMCDiffusion()).labels)

@@ -38,8 +38,8 @@ def test_gaia_columns_in_fits_with_their_own_units(tmp_path):
     mas = units.mas / units.yr
     rows = table.Table(
         {
-            "ra": [17.760273, 2.0] * units.hourangle,
-            "dec": [-28.936175, 10.0] * units.deg,
+            "ra": [266.4051, 30.0] * units.deg,
+            "dec": [-1736.1705, 600.0] * units.arcmin,
             "distance": [1000.0, 500.0] * units.pc,
             "pmra": [0.0, 1.0] * mas,
             "pmdec": [0.0, 2.0] * mas,

@@ -7,7 +7,7 @@ import pytest
 from jostle import lab
 from jostle.disk import study
 
-TINY = {"points": 60, "stars": 6000, "times_myr": (100.0, 150.0), "radii": (4.0, 8.0, 16.0), "pulses": 16}
+TINY = {"points": 60, "stars": 6000, "times_myr": (100.0, 150.0), "radii": (4.0, 8.0, 16.0), "pulses": 40}
 
 
 @pytest.mark.study

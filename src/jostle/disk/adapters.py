@@ -18,7 +18,7 @@ class FunctionPotential(Potential):
     """A potential known through functions of (R, z) in kpc and (km/s)^2.
 
     **Arguments:** `value`: Phi(R, z). `gradient`: gives (dPhi/dR, dPhi/dz); a five-point difference of
-    `value` if `None` (relative error of the forces near 1e-10).
+    `value` if `None` (forces to 1e-8, nu to 1e-5).
 
     >>> harmonic = FunctionPotential(lambda R, z: 0.5 * (R**2 + 4 * z**2))
     >>> [round(float(f), 6) for f in harmonic.frequencies(1.0)]
@@ -147,8 +147,9 @@ def named_potential(name: str) -> Potential:
         return milky_way(halo=name == "milky-way")
     package, colon, inner = name.partition(":")
     if package == "galpy" and colon:
-        modules = [optional(m, "disk") for m in ("galpy.potential", "galpy.potential.mwpotentials")]
-        found = next((getattr(m, inner) for m in modules if hasattr(m, inner)), None)
+        galpy = optional("galpy.potential", "disk")
+        # McMillan17 and its like are built when they are asked for, by an object beside the module.
+        found = getattr(galpy, inner, None) or getattr(galpy.mwpotentials, inner, None)
         require(found is not None, f"galpy has no potential {inner!r}")
         return as_potential(found() if isinstance(found, type) else found)
     require(

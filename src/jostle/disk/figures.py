@@ -81,5 +81,5 @@ def ranking(names: list[str], bending: list[float], breathing: list[float]) -> A
         axis.set_xlim(left=floor)
         axis.set_yticks(place, names)
         axis.set_xlabel("$|f_1/f_0|$ at the Sun's place")
-        axis.legend()
+        axis.legend(loc="lower right")
     return figure

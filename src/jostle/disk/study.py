@@ -162,8 +162,8 @@ def _arrays(m: dict[str, Any]) -> dict[str, Any]:
 
 def _arms(config: Config) -> dict[str, Any]:
     disk, omega0, t = PseudoIsothermal(), 100.0, 300 * MYR
-    odd = LinearResponse(disk, GaussianPulse(odd_shape(1.0), omega0))
-    even = LinearResponse(disk, GaussianPulse(even_shape(3.0), omega0))
+    odd = LinearResponse(disk, GaussianPulse(odd_shape(1.5), omega0))
+    even = LinearResponse(disk, GaussianPulse(even_shape(1.0), omega0))
     maps = {
         title: _plain(r.map(t, 8.0, points=max(config.points, 200)))
         for title, r in (("bending pulse", odd), ("breathing pulse", even))
