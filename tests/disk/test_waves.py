@@ -46,7 +46,7 @@ def test_gaia_waves_give_the_known_fit():
         pytest.skip("the Gaia products are not here: name the folder above disk_data in JOSTLE_SPECS")
     tables = (read_profile(folder / f"gaia_dr2_{n}.csv") for n in ("number_count_asymmetry", "mean_vz"))
     found = fit_kick(*tables, times=101, t_max=0.528 * GYR)
-    assert found.points == 75 and abs(found.chi2 - 482) < 2 and abs(found.time_gyr - 0.264) < 0.006
+    assert found.points == 75 and abs(found.chi2 - 482) < 2 and abs(found.time / GYR - 0.264) < 0.006
     assert abs(found.dz - 0.029) < 1e-3 and abs(found.dv + 0.33) < 0.02
     assert "not all" in found.numbers()["verdict"]
 

@@ -45,18 +45,18 @@ def liouville(
     """
     disk = as_disk(disk)
     ask = Question.of(disk, perturbation, z, vz, t, R, phi, vR, vphi, begin, step, finer=0.5)
-    then, free = ([[c.copy() for c in ask.place], [c.copy() for c in ask.vel]] for _ in range(2))
+    q, v, q0, v0 = ([c.copy() for c in part] for part in (ask.place, ask.vel, ask.place, ask.vel))
     if ask.t > ask.start:
         acting = None if perturbation.instant else perturbation
-        follow(disk.potential, *then, ask.t, ask.start, ask.h, ask.full, acting)
+        follow(disk.potential, q, v, ask.t, ask.start, ask.h, ask.full, acting)
         if ask.full:
-            follow(disk.potential, *free, ask.t, ask.start, ask.h, ask.full)
+            follow(disk.potential, q0, v0, ask.t, ask.start, ask.h, ask.full)
         if perturbation.instant:
-            then = strike(perturbation, *then, sign=-1)
-    change = _energies(disk.potential, *then) - _energies(disk.potential, *free)
+            q, v = strike(perturbation, q, v, sign=-1)
+    change = _energies(disk.potential, q, v) - _energies(disk.potential, q0, v0)
     if ask.full:
         stars = Integrals.of(disk, ask.place, ask.vel)
-        nudged, calm = (Integrals.of(disk, *end, like=stars) for end in (then, free))
+        nudged, calm = (Integrals.of(disk, x, u, like=stars) for x, u in ((q, v), (q0, v0)))
         f1 = np.expm1(nudged.log_f0 - calm.log_f0)
         change[2] = nudged.E_z - calm.E_z
     else:

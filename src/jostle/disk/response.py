@@ -223,7 +223,7 @@ class LinearResponse:
             return np.zeros(len(s), complex)
         double = 1 if self.perturbation.planar else 2
         term = self._term(s, *place, number(I_R, "kpc km/s", "I_R"), l, double)
-        return term[:, list(self._n).index(n)]
+        return term[:, n - int(self._n[0])]
 
     def check(
         self,

@@ -43,7 +43,7 @@ class Config:
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Maps, curves and tables, one stage each."""
-    fly = StraightFlyby(1e9, 270.0, (13.0, 2.0, 0.0), (0.2, 0.3, 1.0), softening=1.0)
+    fly = StraightFlyby(5e8, 270.0, (13.0, 2.0, 0.0), (0.2, 0.3, 1.0), softening=1.0)
     rows: list[tuple[str, Any]] = []
     for title, halo, clouds in (
         ("halo", True, False),
@@ -57,7 +57,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         figures.spiral_maps(
             [(t, _arrays(m)) for t, m in rows], len(config.times_myr), ("halo", "no halo", "halo, clouds")
         ),
-        "Response at R = 8 kpc to a 1e9 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "
+        "Response at R = 8 kpc to a 5e8 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "
         "self-gravity, rigid halo, direct forces; stars held at their place during the passage.",
     )
     arms = run.stage("arms", lambda _: _arms(config))

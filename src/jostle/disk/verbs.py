@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
@@ -27,6 +27,7 @@ from jostle.disk.waves import fit_kick, read_profile
 class Spiral:
     """A map of f1 / f0 that can be kept as `.npz`."""
 
+    suffix: ClassVar[str] = ".npz"  # what the command line's --out must end in
     map: SpiralMap
 
     def numbers(self) -> dict[str, object]:
