@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from jostle.cli import main
+from jostle.cli import _named, main
 from jostle.cli_types import options_of
 from jostle.core.errors import JostleError
 
@@ -159,6 +159,18 @@ def test_options_follow_the_types():
     given = made.kind(scale=2.0)
     assert made.call(given, lambda done, total, figure: None) == 18.0
     assert set(made.kind.__dataclass_fields__) == {"scale", "size", "fine"}
+
+
+def test_leading_words_are_the_options_without_a_default():
+    def date(stars: str, radius: float, seed: int = 0) -> str:
+        """A date."""
+        return f"{stars} {radius} {seed}"
+
+    kind = options_of(date).kind
+    assert _named(kind, ["a.csv", "8", "--seed", "3"]) == ["--stars", "a.csv", "--radius", "8", "--seed", "3"]
+    assert _named(kind, ["a.csv", "--radius", "8"]) == ["--stars", "a.csv", "--radius", "8"]
+    assert _named(kind, ["--stars", "a.csv"]) == ["--stars", "a.csv"]
+    assert _named(kind, ["a", "8", "9"]) == ["--stars", "a", "--radius", "8", "9"]  # the parser refuses the rest
 
 
 def test_what_cannot_be_typed_is_said():

@@ -174,7 +174,7 @@ def _verb(key: str, words: list[str], out: Console) -> int:
     if target is not None:
         _check_target(verbs[name], Path(target))
     options = options_of(verbs[name])
-    given = _parse(options.kind, rest, f"jostle {key} {name}")
+    given = _parse(options.kind, _named(options.kind, rest), f"jostle {key} {name}")
     with track(f"{key} {name}", None) as advance:
         result = options.call(
             given, lambda done, total, figure: advance(figure, steps=0, total=total, done=done)
@@ -184,6 +184,17 @@ def _verb(key: str, words: list[str], out: Console) -> int:
         _keep(result, Path(target))
         out.print(f"written: {target}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _named(kind: Any, words: list[str]) -> list[str]:
+    """Give leading words the names of the options without a default, in their order: `disk date STARS.csv`."""
+    named: list[str] = []
+    for field in dataclasses.fields(kind):
+        if field.default is not dataclasses.MISSING or not words or words[0].startswith("-"):
+            break
+        named += [f"--{field.name.replace('_', '-')}", words[0]]
+        words = words[1:]
+    return named + words
 
 
 def _parse(kind: Any, words: list[str], prog: str, default: Any = None) -> Any:

@@ -8,7 +8,7 @@ from scipy.interpolate import make_interp_spline
 from jostle.core.errors import require
 from jostle.disk.adapters import as_potential
 from jostle.disk.potentials import IsothermalSlab, Potential, milky_way
-from jostle.disk.units import Array, Numbers, number, positive
+from jostle.disk.units import Array, Numbers, number, plain, positive
 from jostle.disk.vertical import VerticalActions
 
 
@@ -67,13 +67,13 @@ class PseudoIsothermal:
             self._tables[R] = VerticalActions(self.potential, R, self.z_max)
         return self._tables[R]
 
-    def sigma_z_at(self, R: float) -> float:
+    def sigma_z_at(self, R: Numbers) -> float:
         """Vertical dispersion at `R` (km/s)."""
-        return self.sigma_z * float(np.exp(-(R - self.R_sun) / (2 * self.h_sigma)))
+        return self.sigma_z * float(np.exp(-(number(R, "kpc", "R") - self.R_sun) / (2 * self.h_sigma)))
 
-    def sigma_R_at(self, R: float) -> float:
+    def sigma_R_at(self, R: Numbers) -> float:
         """Radial dispersion at `R` (km/s)."""
-        return self.sigma_R * float(np.exp(-(R - self.R_sun) / (2 * self.h_sigma)))
+        return self.sigma_R * float(np.exp(-(number(R, "kpc", "R") - self.R_sun) / (2 * self.h_sigma)))
 
     def spread(self, R: Array) -> tuple[Array, Array]:
         """(sigma_R^2, sigma_z^2) at radii `R`."""
@@ -98,14 +98,16 @@ class PseudoIsothermal:
         J, weights = self.vertical_weights(number(R, "kpc", "R"))
         return float((J * weights).sum())
 
-    def value(self, R_c: float, J_z: Array, I_R: Array) -> Array:
+    def value(self, R_c: Numbers, J_z: Numbers, I_R: Numbers) -> Array:
         """f0(I) at guiding radius `R_c` (M_sun / (kpc km/s)^3)."""
         require(not self.slab, "a slab has no planar distribution; its f0 is exp(-E_z / sigma_z^2)")
+        R_c = number(R_c, "kpc", "R_c")
+        J_z, I_R = plain(J_z, "kpc km/s", "J_z"), plain(I_R, "kpc km/s", "I_R")
         omega, kappa, _ = (float(f) for f in self.potential.frequencies(R_c))
         sR2, sz2 = self.sigma_R_at(R_c) ** 2, self.sigma_z_at(R_c) ** 2
         surface = self.Sigma * np.exp(-(R_c - self.R_sun) / self.h_R)
-        plane = omega * surface / (np.pi * kappa * sR2) * np.exp(-kappa * np.asarray(I_R) / sR2)
-        s = self.vertical(R_c).radius_of(np.asarray(J_z, float))
+        plane = omega * surface / (np.pi * kappa * sR2) * np.exp(-kappa * I_R / sR2)
+        s = self.vertical(R_c).radius_of(J_z)
         return plane * np.exp(-(s**2) / sz2) / (2 * np.pi * self.vertical_norm(R_c))
 
     def vertical_gradient(self, R: float, s: Array) -> Array:
@@ -140,6 +142,14 @@ class PseudoIsothermal:
             - dlnN
         )
         return -kappa / sR2, by_R * 2 * omega / (kappa**2 * R)
+
+    def drift(self, R: float, s: Array, I_R: float) -> Array:
+        """What warm stars add to Omega_phi = dH0/dL_z, H0 = E_c + kappa I_R + E_z(I_z; R_c) (km/s/kpc)."""
+        omega, kappa, _ = (float(f) for f in self.potential.frequencies(R))
+        h = 1e-3 * R
+        low, high = (float(self.potential.frequencies(x)[1]) for x in (R - h, R + h))
+        by_R = (high - low) / (2 * h) * I_R + self.energy_slope(R, s)
+        return by_R * 2 * omega / (kappa**2 * R)
 
     def energy_slope(self, R: float, s: Array) -> Array:
         """dE_z/dR at fixed I_z: the torus average of d[Phi(R, z) - Phi(R, 0)]/dR."""

@@ -11,7 +11,7 @@ from jostle.core.errors import JostleError, optional, require
 from jostle.disk.distributions import PseudoIsothermal, as_disk
 from jostle.disk.passages import Body, SatelliteOrbit, StraightFlyby
 from jostle.disk.potentials import IsothermalSlab
-from jostle.disk.units import GYR, Array, Numbers, number
+from jostle.disk.units import GYR, Array, Numbers, gigayears, number, plain, positive
 
 #: Literature-like masses (M_sun) of this package; every response is linear in them. Sagittarius is contested.
 MASSES = {
@@ -37,10 +37,15 @@ class Satellite:
     """
 
     name: str
-    mass: float
-    times: Array
-    positions: Array
-    velocities: Array
+    mass: Numbers
+    times: Numbers
+    positions: Numbers
+    velocities: Numbers
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "mass", positive(self.mass, "Msun", "mass"))
+        for name, unit in (("times", "kpc s/km"), ("positions", "kpc"), ("velocities", "km/s")):
+            object.__setattr__(self, name, plain(getattr(self, name), unit, name))
 
     def passage(self, scale: Numbers = 1.0, indirect: bool = False) -> SatelliteOrbit:
         """The satellite as a perturbation with a Plummer body of `scale` kpc."""
@@ -104,8 +109,8 @@ class EncounterTable:
 def milky_way_satellites(
     names: Sequence[str] | None = None,
     potential: Any = None,
-    masses: dict[str, float] | None = None,
-    times: tuple[float, float] = (-2.0, 0.5),
+    masses: dict[str, Numbers] | None = None,
+    times: Numbers = (-2.0, 0.5),
     samples: int = 1001,
 ) -> list[Satellite]:
     """Orbits of Milky Way satellites from the phase-space points that ship with galpy.
@@ -123,11 +128,11 @@ def milky_way_satellites(
     if potential is None:
         potential = optional("galpy.potential", "disk").MWPotential2014
     units = optional("astropy.units", "disk")
-    weigh = {**MASSES, **(masses or {})}
+    weigh = {**MASSES, **{k: number(m, "Msun", f"the mass of {k}") for k, m in (masses or {}).items()}}
     wanted = list(MASSES) if names is None else list(names)
-    require(
-        times[0] <= 0 <= times[1] and times[0] < times[1], f"times must enclose today (0), but {times} came"
-    )
+    require(len(times) == 2, f"times must be two, from and to, but {times!r} came")
+    since, until = (gigayears(x, "times") for x in times)
+    require(since <= 0 <= until and since < until, f"times must enclose today (0), but {times} came")
     require(samples >= 21, f"samples must be at least 21, but {samples} came")
     # Names that galpy does not ship it would ask a server for; so they stop here.
     shipped = orbits.Orbit.from_name("MW satellite galaxies")
@@ -138,7 +143,7 @@ def milky_way_satellites(
         require(name in weigh, f"satellite {name!r} has no mass here; give masses={{{name!r}: ...}} in M_sun")
         require(weigh[name] > 0, f"the mass of {name!r} must be positive, but {weigh[name]} came")
     picked = shipped[[order[name] for name in wanted]]
-    grid = np.linspace(times[0], times[1], samples)
+    grid = np.linspace(since, until, samples)
     tracks = []
     for side in (grid[grid <= 0][::-1], grid[grid >= 0]):
         # Orbits start today, so that each half begins with t = 0 even if the grid does not hold it.
@@ -161,12 +166,13 @@ def milky_way_satellites(
 def encounter_table(
     names: Sequence[str] | None = None,
     potential: Any = None,
-    masses: dict[str, float] | None = None,
-    times: tuple[float, float] = (-2.0, 0.5),
+    masses: dict[str, Numbers] | None = None,
+    times: Numbers = (-2.0, 0.5),
     disk: Any = None,
     R: Numbers = 8.0,
     phi: Numbers = 0.0,
     action: Numbers | None = None,
+    indirect: bool = False,
 ) -> EncounterTable:
     """The response near the Sun to every passage of the satellites through the plane, strongest first.
 
@@ -178,6 +184,7 @@ def encounter_table(
     [`milky_way_satellites`][jostle.disk.encounters.milky_way_satellites]. `disk`: whose stars answer; a
     slab with
     sigma_z = 23 km/s, h_z = 0.4 kpc if `None`. `R` (kpc), `phi`: where. `action`: I_z; h_z sigma_z if `None`.
+    `indirect`: subtract the acceleration of the whole galaxy, which a distant satellite mostly causes.
 
     >>> table = encounter_table(["Sgr", "Willman1"], times=(-2, 0.1))
     >>> table.rows[0].satellite
@@ -195,7 +202,7 @@ def encounter_table(
         for index in satellite.crossings():
             t, place, velocity = satellite.crossing(index)
             speed = float(np.linalg.norm(velocity))
-            fly = StraightFlyby(satellite.mass, speed, tuple(place), tuple(velocity), softening=1e-3)  # type: ignore
+            fly = StraightFlyby(satellite.mass, speed, tuple(place), tuple(velocity), 1e-3, indirect)  # type: ignore
             size = np.abs(fly.vertical(va, s, 2, radius, azimuth)[0])
             # Two real waves exp(+-i n w): the amplitude of the modulation is twice one coefficient's.
             bending, breathing = (float(abs(n * gradient) * size[2 + n]) for n in (1, 2))
@@ -216,7 +223,7 @@ def encounter_table(
         "linear",
         "no self-gravity of the response",
         "rigid halo",
-        "direct forces",
+        "tidal forces" if indirect else "direct forces",
         "straight-line passages at the crossing's velocity",
         f"one vertical action, I_z = {J:.3g} kpc km/s",
         "masses are this package's defaults unless given; the response is linear in them",

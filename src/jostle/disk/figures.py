@@ -34,8 +34,14 @@ def spiral_maps(maps: list[tuple[str, Any]], columns: int, rows_are: tuple[str, 
     return figure
 
 
-def curves(lines: list[tuple[str, Any, Any]], x: str, y: str, log: str = "") -> Any:
-    """Lines with labels; `log` names the logarithmic axes ("x", "y", "xy")."""
+def curves(
+    lines: list[tuple[str, Any, Any]],
+    x: str,
+    y: str,
+    log: str = "",
+    dots: list[tuple[str, Any, Any]] | None = None,
+) -> Any:
+    """Lines with labels; `log` names the logarithmic axes ("x", "y", "xy"), `dots` are drawn as markers."""
     import matplotlib.pyplot as plt
 
     with house_style():
@@ -44,6 +50,8 @@ def curves(lines: list[tuple[str, Any, Any]], x: str, y: str, log: str = "") -> 
         styles = ["-", "--", "-.", ":"]
         for k, (label, xs, ys) in enumerate(lines):
             axis.plot(xs, ys, label=label, linestyle=styles[k % 4])
+        for k, (label, xs, ys) in enumerate(dots or []):
+            axis.plot(xs, ys, "os^"[k % 3], color=COLOURS["black"], markersize=4, label=label)
         if "x" in log:
             axis.set_xscale("log")
         if "y" in log:
@@ -73,5 +81,5 @@ def ranking(names: list[str], bending: list[float], breathing: list[float]) -> A
         axis.set_xlim(left=floor)
         axis.set_yticks(place, names)
         axis.set_xlabel("$|f_1/f_0|$ at the Sun's place")
-        axis.legend()
+        axis.legend(loc="lower right")
     return figure

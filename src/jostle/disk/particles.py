@@ -6,23 +6,14 @@ from typing import Any
 import numpy as np
 
 from jostle.core.errors import require
+from jostle.disk.adapters import as_potential
 from jostle.disk.distributions import as_disk
-from jostle.disk.orbits import (
-    CHUNK,
-    Forces,
-    OrbitResponse,
-    cartesian,
-    column_forces,
-    default_step,
-    galaxy_forces,
-    step_orbits,
-)
-from jostle.disk.passages import Passage
+from jostle.disk.integrals import Integrals
+from jostle.disk.integrators import cartesian, default_step, follow
+from jostle.disk.orbits import OrbitResponse, Question
 from jostle.disk.perturbers import Kick, Perturbation
-from jostle.disk.planar import PlanarState
 from jostle.disk.potentials import Potential
-from jostle.disk.profiles import Impulse
-from jostle.disk.units import Array, Numbers, number
+from jostle.disk.units import Array, Numbers, number, positive
 
 
 def liouville(
@@ -53,48 +44,24 @@ def liouville(
     0.01
     """
     disk = as_disk(disk)
-    t = number(t, "kpc s/km", "t")
-    full = vR is not None and vphi is not None
-    require((vR is None) == (vphi is None), "vR and vphi must be given together")
-    require(not (full and disk.slab), "a slab has no planar orbits; leave vR and vphi out")
-    place, vel, shape = cartesian(R, phi, z, vR if full else 0.0, vphi if full else 0.0, vz)
-    instant = _instant(perturbation)
-    start = (
-        number(begin, "kpc s/km", "begin")
-        if begin is not None
-        else (0.0 if instant else perturbation.begin(t))
-    )
-    radius = float(np.median(np.hypot(place[0], place[1])))
-    h = (
-        number(step, "kpc s/km", "step")
-        if step is not None
-        else 0.5 * default_step(disk.potential, perturbation, radius)
-    )
-    then = [c.copy() for c in place], [c.copy() for c in vel]
-    plain_end = [c.copy() for c in place], [c.copy() for c in vel]
-    if t > start:
-        _trace(disk.potential, perturbation, *then, t, start, h, full)
-        if full:
-            _trace(disk.potential, None, *plain_end, t, start, h, full)
-    if instant and t > 0:
-        kicked = _instant_kick(perturbation, *then, sign=-1)
-        then = kicked
-    energy = _energies(disk.potential, *then) - _energies(disk.potential, place, vel)
-    if full:
-        nudged, free = PlanarState.of(disk, *then), PlanarState.of(disk, *plain_end)
-        f1 = np.expm1(nudged.log_f0 - free.log_f0)
-        energy[2] = nudged.E_z - free.E_z
+    ask = Question.of(disk, perturbation, z, vz, t, R, phi, vR, vphi, begin, step, finer=0.5)
+    q, v, q0, v0 = ([c.copy() for c in part] for part in (ask.place, ask.vel, ask.place, ask.vel))
+    if ask.t > ask.start:
+        acting = None if perturbation.instant else perturbation
+        follow(disk.potential, q, v, ask.t, ask.start, ask.h, ask.full, acting)
+        if ask.full:
+            follow(disk.potential, q0, v0, ask.t, ask.start, ask.h, ask.full)
+        if perturbation.instant:
+            q, v = strike(perturbation, q, v, sign=-1)
+    change = _energies(disk.potential, q, v) - _energies(disk.potential, q0, v0)
+    if ask.full:
+        stars = Integrals.of(disk, ask.place, ask.vel)
+        nudged, calm = (Integrals.of(disk, x, u, like=stars) for x, u in ((q, v), (q0, v0)))
+        f1 = np.expm1(nudged.log_f0 - calm.log_f0)
+        change[2] = nudged.E_z - calm.E_z
     else:
-        f1 = np.expm1(-energy[2] / disk.spread(np.hypot(place[0], place[1]))[1])
-    labels = (
-        "nonlinear",
-        "no self-gravity of the response",
-        "rigid halo",
-        "tidal forces" if getattr(perturbation, "indirect", False) else "direct forces",
-        "back-traced orbits, three-dimensional" if full else "back-traced orbits, vertical motion",
-        "collisionless",
-    )
-    return OrbitResponse(*(e.reshape(shape) for e in energy), f1.reshape(shape), labels, abs(h))  # type: ignore
+        f1 = np.expm1(-change[2] / disk.spread(np.hypot(*ask.place[:2]))[1])
+    return ask.answer(change, f1, ("nonlinear", "back-traced orbits"), perturbation)
 
 
 @dataclass(frozen=True)
@@ -136,7 +103,7 @@ class TestParticles:
     @classmethod
     def of_stars(
         cls,
-        potential: Potential,
+        potential: Any,
         R: Numbers,
         phi: Numbers,
         z: Numbers,
@@ -146,7 +113,7 @@ class TestParticles:
     ) -> "TestParticles":
         """Given stars, on full three-dimensional orbits."""
         place, vel, _ = cartesian(R, phi, z, vR, vphi, vz)
-        return cls(tuple(place), tuple(vel), potential, full=True)  # type: ignore[arg-type]
+        return cls(tuple(place), tuple(vel), as_potential(potential), full=True)  # type: ignore[arg-type]
 
     @property
     def z(self) -> Array:
@@ -166,69 +133,26 @@ class TestParticles:
         q, v = [c.copy() for c in self.place], [c.copy() for c in self.vel]
         radius = float(np.median(np.hypot(q[0], q[1])))
         h = (
-            number(step, "kpc s/km", "step")
+            positive(step, "kpc s/km", "step")
             if step is not None
             else 0.5 * default_step(self.potential, perturbation, radius)
         )
-        if perturbation is not None and _instant(perturbation) and begin < 0 <= stop:
-            _trace(self.potential, None, q, v, begin, 0.0, h, self.full)
-            q, v = _instant_kick(perturbation, q, v, sign=1)
-            begin, perturbation = 0.0, None
-        _trace(self.potential, perturbation, q, v, begin, stop, h, self.full)
+        if perturbation is not None and perturbation.instant:
+            if begin < 0 <= stop:
+                follow(self.potential, q, v, begin, 0.0, h, self.full)
+                q, v = strike(perturbation, q, v, sign=1)
+                begin = 0.0
+            perturbation = None
+        follow(self.potential, q, v, begin, stop, h, self.full, perturbation)
         return replace(self, place=tuple(q), vel=tuple(v), t=stop)
 
 
-def _instant(perturbation: Perturbation) -> bool:
-    return isinstance(perturbation.profile, Impulse) and not isinstance(perturbation, Passage)
-
-
-def _instant_kick(
-    p: Perturbation, q: list[Array], v: list[Array], sign: int
-) -> tuple[list[Array], list[Array]]:
+def strike(p: Perturbation, q: list[Array], v: list[Array], sign: int) -> list[list[Array]]:
+    """Positions and velocities after an instant perturbation (`sign` 1), or before it (-1)."""
     if isinstance(p, Kick):
-        return [q[0], q[1], q[2] + sign * p.dz], [v[0], v[1], v[2] + sign * p.dv]
-    push = p.gradient(*q, 0.0)  # type: ignore
-    return q, [c - sign * g for c, g in zip(v, push, strict=True)]
-
-
-def _trace(
-    potential: Potential,
-    perturbation: Perturbation | None,
-    place: list[Array],
-    vel: list[Array],
-    t: float,
-    end: float,
-    h: float,
-    full: bool,
-) -> None:
-    """Carry the stars from `t` to `end` in place."""
-    if perturbation is not None and _instant(perturbation):
-        perturbation = None
-    count = int(np.ceil(abs(end - t) / abs(h)))
-    if count == 0:
-        return
-    step = (end - t) / count
-    for low in range(0, place[0].size, CHUNK):
-        part = slice(low, low + CHUNK)
-        q, v = [c[part] for c in place], [c[part] for c in vel]
-        forces = _perturbed(potential, perturbation, q, full)
-        moving = (q, v) if full else (q[2:], v[2:])
-        now = t
-        for _ in range(count):
-            now = step_orbits(*moving, forces, now, step)
-
-
-def _perturbed(potential: Potential, perturbation: Perturbation | None, q: list[Array], full: bool) -> Forces:
-    free = galaxy_forces(potential) if full else column_forces(potential, q)
-    if perturbation is None:
-        return free
-
-    def forces(moving: list[Array], t: float) -> list[Array]:
-        where = moving if full else [q[0], q[1], moving[0]]
-        push = perturbation.gradient(where[0], where[1], where[2], t)
-        return [a - g for a, g in zip(free(moving, t), push if full else push[2:], strict=True)]
-
-    return forces
+        return [[q[0], q[1], q[2] + sign * p.dz], [v[0], v[1], v[2] + sign * p.dv]]
+    push = p.gradient(q[0], q[1], q[2], 0.0)
+    return [q, [c - sign * g for c, g in zip(v, push, strict=True)]]
 
 
 def _energies(potential: Potential, q: list[Array], v: list[Array]) -> Array:

@@ -73,6 +73,11 @@ class Passage(Perturbation):
     indirect: bool = False
     local: bool = True
 
+    @property
+    def instant(self) -> bool:
+        """Never: its profile is that of the closed form, which sums up the whole passage."""
+        return False
+
     def position(self, t: float) -> Array:
         """Where it is at time t (kpc, galactocentric)."""
         # every passage gives its own
@@ -102,12 +107,12 @@ class StraightFlyby(Passage):
 
         \int dt Phi_P exp(i omega t) = -(2 G M / V) exp(i omega s / V) K_0(|omega| b / V),
 
-    so that a while after the passage every vertical mode is known in closed form. During the passage use
-    the orbit integral.
+    so that after the passage every vertical mode is known in closed form. During the passage (t < 2 b / V) the
+    mode sum refuses: use the orbit integral.
 
     **Arguments:** `mass` (M_sun). `speed`: V (km/s). `impact`: (x, y, z) of the crossing (kpc). `direction`:
     of the motion, normalised here. `softening`: Plummer's eps (kpc). `indirect`: subtract the acceleration
-    of the galaxy's centre (orbit integrals only).
+    of the galaxy's centre.
 
     >>> fly = StraightFlyby(1e9, 270.0, (15.0, 0.0, 0.0))
     >>> fly.position(0.01)
@@ -149,14 +154,13 @@ class StraightFlyby(Passage):
 
     def vertical(self, va: VerticalActions, s: Array, n_max: int, R: float, phi: float) -> Array:
         """The time-integrated coefficients; with the kernel of an impulse they give f1 after the passage."""
-        require(
-            not self.indirect, "the closed form takes the direct force; use the orbit integral for the tide"
-        )
         out = np.zeros((len(s), 2 * n_max + 1), complex)
         z, _, g, w = va.torus(s, 256)
         Omega = va.frequency_of(s)[:, None]
         for n in range(1, n_max + 1):
             line, _ = self.line_transform(R, phi, z, n * Omega)
+            if self.indirect:
+                line = line - z * self.centre_slope(n * Omega)
             out[:, n_max + n] = (line * g * np.exp(-1j * n * w)).mean(axis=1)
             # Phi_P is real, so the transforms of omega and -omega are conjugate.
             out[:, n_max - n] = out[:, n_max + n].conj()
@@ -178,6 +182,22 @@ class StraightFlyby(Passage):
         q = np.abs(omega) * b / self.speed
         bessel = kve(0, np.maximum(q, 1e-300)) * np.exp(-q)  # exp underflows to 0, never NaN
         return -2 * G * self.body.mass / self.speed * np.exp(1j * omega * along / self.speed) * bessel, b
+
+    def centre_slope(self, omega: Array) -> Array:
+        """d/dz of the transform at the galaxy's centre: the part of the force that all stars share."""
+        X, u, V = -self._impact, self._u, self.speed  # type: ignore[attr-defined]
+        along = float(X @ u)
+        b = float(np.sqrt(max(X @ X - along**2, 0.0) + self.body.scale**2))
+        require(b > 1e-9, "the satellite runs through the galaxy's centre; give it a softening")
+        q = np.abs(omega) * b / V
+        fall = np.exp(-q)
+        slope = 1j * omega * u[2] * kve(0, q) - kve(1, q) * np.abs(omega) * (X[2] - along * u[2]) / b
+        return -2 * G * self.body.mass / V**2 * np.exp(1j * omega * along / V) * slope * fall
+
+    def settled(self, R: float, phi: float) -> float:
+        """After the passage: the closed form does not hold before."""
+        _, b = self.line_transform(R, phi, np.asarray(0.0), np.asarray(1.0))
+        return 2 * float(b) / self.speed
 
     def penetrates(self, R: float, phi: float, height: float = 1.0) -> bool:
         """Whether the track comes closer to the stars than their own height: the line form is delicate."""

@@ -44,12 +44,13 @@ def even_shape(strength: Numbers = 1.0) -> Shape:
     return Shape(lambda z: -0.5 * a * z * z, lambda z: -a * z)
 
 
-def wave_shape(k_z: float, alpha_odd: float = 0.0, amplitude: float = 1.0) -> Shape:
-    """psi = -amplitude [alpha_odd sin(k_z z) + cos(k_z z)].
+def wave_shape(k_z: Numbers, alpha_odd: float = 0.0, amplitude: Numbers = 1.0) -> Shape:
+    """psi = -amplitude [alpha_odd sin(k_z z) + cos(k_z z)]; `k_z` in rad/kpc, `amplitude` in (km/s)^2.
 
     >>> float(wave_shape(1.5).value(np.array(0.0)))
     -1.0
     """
+    k_z, amplitude = number(k_z, "rad/kpc", "k_z"), number(amplitude, "km2/s2", "amplitude")
     return Shape(
         lambda z: -amplitude * (alpha_odd * np.sin(k_z * z) + np.cos(k_z * z)),
         lambda z: -amplitude * k_z * (alpha_odd * np.cos(k_z * z) - np.sin(k_z * z)),
@@ -83,12 +84,21 @@ class Perturbation(ABC):
         return self.m != 0 or self.k_R != 0
 
     @property
+    def instant(self) -> bool:
+        """Whether it strikes at t = 0 and is over."""
+        return isinstance(self.profile, Impulse)
+
+    @property
     def timescale(self) -> float:
         """The shortest time over which the perturbation changes (kpc s/km); sets integration steps."""
         gamma = getattr(self.profile, "gamma", None)
         omega0 = getattr(self.profile, "omega0", None)
         rates = [r for r in (gamma, omega0, abs(self.m * self.Omega_P)) if r]
         return 1.0 / max(rates) if rates else np.inf
+
+    def settled(self, R: float, phi: float) -> float:
+        """The time from which on the mode sum holds for stars at (R, phi); for most, always."""
+        return -np.inf
 
     def begin(self, t: float) -> float:
         """When the perturbation may be taken to begin, for a response asked at `t`."""
@@ -215,9 +225,7 @@ def SpiralArms(
     2
     """
     require(int(m) == m and m >= 0, f"m must be a whole number >= 0, but {m!r} came")
-    shape = wave_shape(
-        number(k_z, "rad/kpc", "k_z"), float(alpha_odd), number(amplitude, "km2/s2", "amplitude")
-    )
+    shape = wave_shape(k_z, float(alpha_odd), amplitude)
     wave, pattern = number(k_R, "rad/kpc", "k_R"), number(Omega_P, "km/(s kpc)", "Omega_P")
     return Separable(shape, profile or Gaussian(10.0, unit_area=False), int(m), wave, pattern)
 

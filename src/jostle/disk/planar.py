@@ -1,4 +1,4 @@
-"""Motion in the plane: epicyclic actions and angles, Staeckel actions, and the disk's integrals of stars."""
+"""Motion in the plane: epicyclic actions and angles, and Staeckel actions."""
 
 import warnings
 from dataclasses import dataclass
@@ -10,9 +10,8 @@ from scipy.interpolate import CubicSpline
 
 from jostle.core.errors import optional, require
 from jostle.disk.adapters import as_potential
-from jostle.disk.distributions import PseudoIsothermal
 from jostle.disk.potentials import Potential
-from jostle.disk.units import Array, Numbers, angle, plain
+from jostle.disk.units import Array, Numbers, angle, number, plain, positive
 from jostle.disk.vertical import VerticalActions
 
 
@@ -51,10 +50,16 @@ class EpicyclicActions:
     """
 
     def __init__(
-        self, potential: Any, R_min: float = 4.0, R_max: float = 20.0, radii: int = 48, z_max: float = 5.0
+        self,
+        potential: Any,
+        R_min: Numbers = 4.0,
+        R_max: Numbers = 20.0,
+        radii: int = 48,
+        z_max: Numbers = 5.0,
     ) -> None:
         self.potential: Potential = as_potential(potential)
-        require(0 < R_min < R_max, f"R_min and R_max must be 0 < R_min < R_max, but {R_min} and {R_max} came")
+        R_min, R_max = positive(R_min, "kpc", "R_min"), positive(R_max, "kpc", "R_max")
+        require(R_min < R_max, f"R_min and R_max must be 0 < R_min < R_max, but {R_min} and {R_max} came")
         require(radii >= 6, f"radii must be at least 6, but {radii} came")
         self.radii = np.linspace(R_min, R_max, radii)
         grid = np.linspace(R_min, R_max, max(400, 4 * radii))
@@ -66,7 +71,7 @@ class EpicyclicActions:
             CubicSpline(grid, omega),
             CubicSpline(grid, kappa),
         )
-        self._z_max = z_max
+        self._z_max = positive(z_max, "kpc", "z_max")
 
     @cached_property
     def tables(self) -> list[VerticalActions]:
@@ -148,9 +153,9 @@ def staeckel_actions(
     vR: Numbers,
     vphi: Numbers,
     vz: Numbers,
-    delta: float = 0.45,
-    ro: float = 8.0,
-    vo: float = 220.0,
+    delta: Numbers = 0.45,
+    ro: Numbers = 8.0,
+    vo: Numbers = 220.0,
 ) -> tuple[Array, Array, Array, Array, Array, Array]:
     """(J_R, L_z, J_z, Omega_R, Omega_phi, Omega_z) by galpy's Staeckel fudge.
 
@@ -158,7 +163,7 @@ def staeckel_actions(
     the orbit, or take the separable vertical tables, to measure winding.
 
     **Arguments:** `potential`: a galpy potential. Stars in kpc and km/s. `delta`: focal length over `ro`,
-    positive. `ro`, `vo`: galpy's scales.
+    positive (a Quantity is a length). `ro`, `vo`: galpy's scales.
 
     >>> from galpy.potential import MWPotential2014
     >>> J = staeckel_actions(MWPotential2014, 8.0, 0.5, 10.0, 215.0, 20.0)
@@ -169,6 +174,8 @@ def staeckel_actions(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # galpy says in warnings which of its C parts are there
         module = optional("galpy.actionAngle", "disk")
+    ro, vo = positive(ro, "kpc", "ro"), positive(vo, "km/s", "vo")
+    delta = number(delta, "kpc", "delta") / (ro if hasattr(delta, "unit") else 1.0)
     require(delta > 0, f"delta must be positive, but {delta} came")
     staeckel = module.actionAngleStaeckel(pot=potential, delta=delta, c=True)
     units = ("kpc", "km/s", "km/s", "kpc", "km/s")
@@ -177,54 +184,3 @@ def staeckel_actions(
     scaled = [x / (ro if u == "kpc" else vo) for x, u in zip(np.broadcast_arrays(*stars), units, strict=True)]
     out = staeckel.actionsFreqs(*scaled)
     return tuple(np.asarray(x) * (ro * vo if k < 3 else vo / ro) for k, x in enumerate(out))  # type: ignore
-
-
-@dataclass(frozen=True)
-class PlanarState:
-    """What ln f0 of a disk needs of stars: guiding radius, frequencies there, radial and vertical energy.
-
-    The vertical energy at R is carried to the guiding radius adiabatically, E_z nu(R_c) / nu(R).
-    """
-
-    guide: Array
-    omega: Array
-    kappa: Array
-    E_R: Array
-    E_z: Array
-    sR2: Array
-    sz2: Array
-    slope: Array
-    log_front: Array
-
-    @classmethod
-    def of(cls, disk: PseudoIsothermal, place: list[Array], vel: list[Array]) -> "PlanarState":
-        """From Cartesian positions and velocities.
-
-        **Raises:** `JostleError` if a star does not rotate with the disk.
-        """
-        R = np.hypot(place[0], place[1])
-        L = place[0] * vel[1] - place[1] * vel[0]
-        require(bool(np.all(L > 0)), "the disk's stars must rotate with L_z > 0")
-        grid = np.linspace(0.25 * R.min(), 3.0 * R.max(), 1024)
-        omega, kappa, nu = disk.potential.frequencies(grid)
-        guide = CubicSpline(omega * grid**2, grid)(L)
-        logs = CubicSpline(grid, np.log(np.stack([omega, kappa, nu], axis=1)))
-        at, steep = np.exp(logs(guide)), logs(guide, 1)
-        sR2, sz2 = disk.spread(guide)
-        v_R = (place[0] * vel[0] + place[1] * vel[1]) / R
-        E_R = 0.5 * v_R**2 + 0.5 * (at[:, 1] * (R - guide)) ** 2
-        E_z = 0.5 * vel[2] ** 2 + disk.potential.lift(R, place[2]) * place[2] ** 2
-        E_z = E_z * at[:, 2] / np.exp(logs(R)[:, 2])
-        # ln f0 = ln(Omega Sigma / kappa sigma_R^2 N) - E_R / sigma_R^2 - E_z / sigma_z^2; N goes as
-        # sigma_z^2 / nu,
-        # E_z at fixed action as nu, E_R as kappa.
-        grow = 1 / disk.h_sigma
-        front = steep[:, 0] - steep[:, 1] + steep[:, 2] - 1 / disk.h_R + 2 * grow
-        slope = front - E_R / sR2 * (steep[:, 1] + grow) - E_z / sz2 * (steep[:, 2] + grow)
-        log_front = np.log(at[:, 0] * at[:, 2] / at[:, 1]) + guide * (2 * grow - 1 / disk.h_R)
-        return cls(guide, at[:, 0], at[:, 1], E_R, E_z, sR2, sz2, slope, log_front)
-
-    @property
-    def log_f0(self) -> Array:
-        """ln f0 up to a constant."""
-        return self.log_front - self.E_R / self.sR2 - self.E_z / self.sz2

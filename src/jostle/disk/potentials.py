@@ -217,9 +217,10 @@ class NFW(Potential):
     def pull(self, R2: Array, z: Array) -> tuple[Array, Array]:
         r2 = R2 + z * z
         r = np.sqrt(r2)
-        x = r / self.r_s
+        x = r * (1 / self.r_s)
+        y = 1 + x
         # numpy's log is several times faster than log1p, and as good away from the centre.
-        mass = (np.log(1 + x) if x.size and x.min() > 0.05 else np.log1p(x)) - x / (1 + x)
+        mass = np.log(y) + 1 / y - 1 if x.size and x.min() > 0.05 else np.log1p(x) - x / y
         both = self._amplitude * mass / (r2 * r)
         return both, both
 

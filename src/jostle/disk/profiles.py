@@ -1,7 +1,9 @@
 """Time profiles T(t) of a perturbation and their memory kernels in closed form."""
 
+import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from scipy.special import wofz
@@ -11,6 +13,9 @@ from jostle.disk.units import Array, Numbers, positive
 
 class Profile(ABC):
     """T(t) and K(omega, t) = int_{-inf}^{t} T(tau) exp[-i omega (t - tau)] dtau."""
+
+    #: Times where T is not smooth; a quadrature must not step over them.
+    breaks: ClassVar[tuple[float, ...]] = ()
 
     @abstractmethod
     def value(self, t: float) -> float:
@@ -35,10 +40,12 @@ class Profile(ABC):
             return np.zeros(np.shape(omega), complex)
         x, weights = np.polynomial.legendre.leggauss(nodes)
         result = np.zeros(np.shape(omega), complex)
-        half = (high - low) / 2
-        for node, weight in zip((high + low) / 2 + half * x, half * weights, strict=True):
-            amplitude = weight * self.value(float(node))
-            result += amplitude * survival(t - node) * np.exp(-1j * omega * (t - node))
+        edges = [low, *(b for b in self.breaks if low < b < high), high]
+        for start, end in itertools.pairwise(edges):
+            half = (end - start) / 2
+            for node, weight in zip((end + start) / 2 + half * x, half * weights, strict=True):
+                amplitude = weight * self.value(float(node))
+                result += amplitude * survival(t - node) * np.exp(-1j * omega * (t - node))
         return result
 
 
@@ -134,6 +141,8 @@ class Saturating(Growing):
     >>> complex(Saturating(2.0).kernel(np.array(0.0), 3.0))
     (3.5+0j)
     """
+
+    breaks: ClassVar[tuple[float, ...]] = (0.0,)
 
     def value(self, t: float) -> float:
         return float(np.exp(self.gamma * min(t, 0.0)))

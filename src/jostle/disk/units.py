@@ -69,6 +69,15 @@ def positive(value: Numbers, unit: str, name: str) -> float:
     return result
 
 
+def gigayears(value: Numbers, name: str) -> float:
+    """Give a time in Gyr: plain numbers are in Gyr here, Quantities in any unit of time.
+
+    >>> gigayears(-2, "times")
+    -2.0
+    """
+    return number(value, "Gyr", name)
+
+
 def angle(value: Numbers, name: str) -> np.ndarray:
     """Give angles in radians; plain numbers beyond one turn are refused, for they are most likely degrees.
 

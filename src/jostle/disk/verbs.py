@@ -2,30 +2,32 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from jostle.core.errors import JostleError, require
+from jostle.disk.adapters import named_potential
 from jostle.disk.diffusion import GMCDiffusion
-from jostle.disk.distributions import PseudoIsothermal
+from jostle.disk.distributions import PseudoIsothermal, as_disk
 from jostle.disk.encounters import encounter_table, milky_way_satellites
+from jostle.disk.maps import SpiralMap, turning_height
 from jostle.disk.orbits import orbit_integral
-from jostle.disk.perturbers import GaussianPulse, Kick, SpiralArms, even_shape, odd_shape
-from jostle.disk.potentials import Potential, milky_way
+from jostle.disk.passages import StraightFlyby
+from jostle.disk.perturbers import Bar, GaussianPulse, Kick, Perturbation, SpiralArms, even_shape, odd_shape
 from jostle.disk.profiles import Gaussian
-from jostle.disk.response import LinearResponse, SpiralMap
+from jostle.disk.response import LinearResponse
 from jostle.disk.spiral import PhaseSpiral
 from jostle.disk.stars import read_stars
-from jostle.disk.units import GYR, MYR
-
-Model = Literal["milky-way", "no-halo"]
+from jostle.disk.units import GYR, MYR, Numbers, angle, number, positive
+from jostle.disk.waves import fit_kick, read_profile
 
 
 @dataclass(frozen=True)
 class Spiral:
     """A map of f1 / f0 that can be kept as `.npz`."""
 
+    suffix: ClassVar[str] = ".npz"  # what the command line's --out must end in
     map: SpiralMap
 
     def numbers(self) -> dict[str, object]:
@@ -60,57 +62,89 @@ class Spiral:
             )
 
 
+Blow = Literal["kick", "pulse", "breathing", "arms", "bar", "flyby", "sagittarius"]
+
+
 def spiral(
-    potential: Model = "milky-way",
-    perturber: Literal["kick", "pulse", "breathing", "arms", "sagittarius"] = "sagittarius",
+    potential: str = "milky-way",
+    perturber: Blow = "sagittarius",
     radius: float = 8.0,
     time: float = 500.0,
     phi: float = 0.0,
     kick: float = 1.0,
     duration: float = 50.0,
-    clouds: bool = False,
+    distance: float = 5.0,
+    speed: float = 270.0,
     mass: float = 1e9,
-    points: int = 121,
+    clouds: bool = False,
+    points: int | None = None,
 ) -> Spiral:
     """The phase spiral at a place, a while after the disk was struck.
 
-    **Arguments:** `potential`: the galaxy. `perturber`: an instant kick, a bending or breathing pulse,
-    transient
-    two-armed spiral arms, or Sagittarius on its last orbit. `radius`: kpc. `time`: Myr after the blow; for
-    sagittarius, after its strongest passage of the past 2 Gyr. `phi`: azimuth from the Sun (rad). `kick`:
-    km/s.
-    `duration`: tau_P of pulse and arms (Myr). `clouds`: scattering by giant molecular clouds (not for
-    sagittarius). `mass`: of Sagittarius (M_sun). `points`: of the map, a side.
+    **Arguments:** `potential`: milky-way, no-halo, galpy:NAME, or FILE.py:FUNCTION. `perturber`: an instant
+    kick, a bending or breathing pulse, transient two-armed spiral arms or a bar, a satellite that crosses the
+    plane outside of the stars on a straight line, or Sagittarius on its orbit. `radius`: kpc. `time`: Myr
+    after the blow; for sagittarius, after its strongest passage of the past 2 Gyr. `phi`: azimuth from the
+    Sun (rad). `kick`: km/s; arms and bars have 100 (km/s)^2 times it. `duration`: tau_P of pulses, arms and
+    bar (Myr). `distance` (kpc), `speed` (km/s): of the fly-by. `mass`: of the satellite (M_sun). `clouds`:
+    scattering by giant molecular clouds (not for sagittarius). `points`: of the map, a side; as many as the
+    spiral needs if not given.
     **Raises:** `JostleError` if the map would be too coarse or the response beyond linear.
 
     >>> spiral(perturber="kick", time=200.0, points=41).map.values.shape
     (41, 41)
     """
-    disk = PseudoIsothermal(_model(potential))
+    disk = PseudoIsothermal(named_potential(potential))
     t = time * MYR
-    omega0 = np.sqrt(2) / (duration * MYR)
     if perturber == "sagittarius":
         require(not clouds, "clouds act on modes; sagittarius is an orbit integral without them")
         return Spiral(satellite_map(disk, "Sgr", mass, radius, phi, t, points))
-    blow = {
-        "kick": lambda: Kick(dv=kick),
-        "pulse": lambda: GaussianPulse(odd_shape(kick), omega0),
-        "breathing": lambda: GaussianPulse(even_shape(kick / 0.3), omega0),
-        "arms": lambda: SpiralArms(100.0 * kick, -1.2, 1.5, 25.0, profile=Gaussian(omega0, unit_area=False)),
-    }[perturber]()
+    blow = _blow(perturber, kick, duration, radius, phi, distance, speed, mass)
     response = LinearResponse(disk, blow, GMCDiffusion() if clouds else None)
     return Spiral(response.map(t, radius, phi, points=points))
 
 
+def _blow(
+    name: str,
+    kick: float,
+    duration: float,
+    radius: float,
+    phi: float,
+    distance: float,
+    speed: float,
+    mass: float,
+) -> Perturbation:
+    require(duration > 0, f"duration must be positive, but {duration} came")
+    omega0 = float(np.sqrt(2) / (duration * MYR))
+    if name == "kick":
+        return Kick(dv=kick)
+    if name == "pulse":
+        return GaussianPulse(odd_shape(kick), omega0)
+    if name == "breathing":
+        return GaussianPulse(even_shape(kick / 0.3), omega0)
+    if name == "flyby":
+        require(distance > 0, f"distance must be positive, but {distance} came")
+        far = radius + distance
+        impact = (far * np.cos(phi), far * np.sin(phi), 0.0)
+        return StraightFlyby(mass, speed, impact, softening=1.0)
+    pulse = Gaussian(omega0, unit_area=False)
+    if name == "bar":
+        return Bar(100.0 * kick, 1.5, 40.0, profile=pulse)
+    return SpiralArms(100.0 * kick, -1.2, 1.5, 25.0, profile=pulse)
+
+
 def satellite_map(
-    disk: PseudoIsothermal, name: str, mass: float, R: float, phi: float, t: float, points: int = 121
+    disk: Any, name: str, mass: Numbers, R: Numbers, phi: Numbers, t: Numbers, points: int | None = None
 ) -> SpiralMap:
     """f1 / f0 by a satellite `t` after its strongest passage, for stars on circular orbits at (R, phi).
 
     The orbit integral follows the stars around the galaxy, so that they stand at (R, phi) at the end.
 
-    **Arguments:** as for [`spiral`][jostle.disk.verbs.spiral]; `t` in kpc s/km.
+    **Arguments:** as for [`spiral`][jostle.disk.verbs.spiral]; `disk`: any, `t` in kpc s/km.
     """
+    disk = as_disk(disk)
+    mass, R = positive(mass, "Msun", "mass"), positive(R, "kpc", "R")
+    phi, t = float(angle(phi, "phi")), number(t, "kpc s/km", "t")
     satellite = milky_way_satellites([name], masses={name: mass})[0]
     table = encounter_table([name], masses={name: mass}, times=(-2.0, 0.0), R=R, phi=phi)
     require(bool(table.rows), f"{name} has not crossed the plane in the past 2 Gyr")
@@ -122,16 +156,16 @@ def satellite_map(
     response = LinearResponse(disk, Kick(dv=1.0))
     sigma, va = disk.sigma_z_at(R), disk.vertical(R)
     top = 2.5 * sigma
-    high = float(va.inverse(va(0.0, top)[0], np.pi / 2)[0])
+    high = turning_height(va, top)
+    if points is None:
+        points = response.points_needed(high, top, t, R)
     z, v = np.linspace(-high, high, points), np.linspace(-top, top, points)
     Z, V = np.meshgrid(z, v)
     response.check_grid(Z, V, t, R)
     circular = float(disk.potential.frequencies(R)[0]) * R
     # One galactic dynamical time before the crossing the satellite is still far away.
     begin = max(struck - 0.4 * GYR, float(sat.times[0]))
-    answer = orbit_integral(
-        disk, sat, Z, V, now, R=R, phi=phi, vR=0.0, vphi=circular, begin=begin, step=0.006
-    )
+    answer = orbit_integral(disk, sat, Z, V, now, R=R, phi=phi, vR=0.0, vphi=circular, begin=begin)
     values = (
         answer.f1 - answer.f1.mean()
     )  # the share that is the same for all stars of the place is no spiral
@@ -146,18 +180,22 @@ def satellite_map(
 
 
 def satellites(
-    names: tuple[str, ...] = (), since: float = -2.0, until: float = 0.5, radius: float = 8.0
+    names: tuple[str, ...] = (),
+    since: float = -2.0,
+    until: float = 0.5,
+    radius: float = 8.0,
+    indirect: bool = False,
 ) -> dict:
     """Satellites of the Milky Way, ranked by the response their passages leave near the Sun.
 
     **Arguments:** `names`: of satellites; nine well-known ones if empty. `since`, `until`: Gyr, 0 is today.
-    `radius`: of the stars (kpc).
+    `radius`: of the stars (kpc). `indirect`: take the tide, without what moves the whole galaxy.
     **Returns:** a row for the strongest passage of each, and what was assumed.
 
     >>> next(iter(satellites(("Sgr",), until=0.1)))
     'Sgr'
     """
-    table = encounter_table(names or None, times=(since, until), R=radius)
+    table = encounter_table(names or None, times=(since, until), R=radius, indirect=indirect)
     rows: dict[str, object] = {
         name: f"f1/f0 = {r.bending:.2e} bending, {r.breathing:.1e} breathing, at {r.time_gyr:+.3f} Gyr, "
         f"R = {r.radius:.1f} kpc, {r.per_1e9:.1e} per 1e9 M_sun"
@@ -168,7 +206,7 @@ def satellites(
 
 def date(
     stars: Path,
-    potential: Model = "milky-way",
+    potential: str = "milky-way",
     radius: float = 8.0,
     per_star: bool = False,
     longest: float = 1500.0,
@@ -189,7 +227,7 @@ def date(
     **Raises:** `JostleError` where the stars cannot tell.
     """
     sample = read_stars(stars)
-    model = _model(potential)
+    model = named_potential(potential)
     disk = PseudoIsothermal(model)
     keep = disk.vertical(radius).reach(sample.z, sample.vz)
     where: Any = radius
@@ -222,5 +260,55 @@ def date(
     }
 
 
-def _model(name: Model) -> Potential:
-    return milky_way(halo=name == "milky-way")
+def fit(
+    asymmetry: Path,
+    velocities: Path,
+    potential: str = "milky-way",
+    radius: float = 8.1,
+    longest: float = 1200.0,
+    z_max: float = 1.3,
+) -> dict:
+    """Fit one kick of the disk to the asymmetry of star counts and the mean vertical velocity against height.
+
+    **Arguments:** `asymmetry`: CSV of z (kpc), A(z) and its error. `velocities`: CSV of z (kpc), <v_z> (km/s)
+    and its error. `potential`: milky-way, no-halo, galpy:NAME, or FILE.py:FUNCTION. `radius`: of the stars
+    (kpc). `longest`: time searched (Myr). `z_max`: data beyond are left out (kpc).
+    **Returns:** the kick, its time and how well it fits.
+    """
+    found = fit_kick(
+        read_profile(asymmetry),
+        read_profile(velocities),
+        named_potential(potential),
+        radius,
+        t_max=longest * MYR,
+        z_max=z_max,
+    )
+    return found.numbers()
+
+
+def check(
+    potential: str = "milky-way",
+    perturber: Literal["kick", "pulse", "breathing", "arms", "bar", "flyby"] = "kick",
+    radius: float = 8.0,
+    time: float = 300.0,
+    kick: float = 1.0,
+    duration: float = 50.0,
+    distance: float = 5.0,
+    speed: float = 270.0,
+    mass: float = 1e9,
+    modes: int = 24,
+    stars: int = 200,
+    seed: int = 0,
+) -> dict:
+    """Compare the mode sum with the orbit integral and with the exact back-trace, on stars drawn from f0.
+
+    **Arguments:** as for `spiral`; `modes`: the largest |n|. `stars`: how many. `seed`: of the stars.
+    **Returns:** the residuals.
+
+    >>> check(time=100.0, stars=20)["mode sum against orbit integral (of the maximum)"] < 1e-4
+    True
+    """
+    disk = PseudoIsothermal(named_potential(potential))
+    blow = _blow(perturber, kick, duration, radius, 0.0, distance, speed, mass)
+    response = LinearResponse(disk, blow, n_max=modes, l_max=8, tol=0.0)
+    return response.check(time * MYR, radius, n_points=stars, generator=np.random.default_rng(seed)).numbers()

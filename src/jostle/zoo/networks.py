@@ -159,7 +159,7 @@ def _lite(weights: str | None, num_classes: int | None) -> Built:
 
 
 def _own(name: str, weights: str | None, num_classes: int | None) -> nn.Module:
-    build = _function(name)
+    build = user_function(name)
     takes = inspect.signature(build).parameters
     require(
         num_classes is None or "num_classes" in takes,
@@ -181,15 +181,18 @@ def _own(name: str, weights: str | None, num_classes: int | None) -> nn.Module:
     return model
 
 
-def _function(name: str) -> Callable[..., Any]:
-    """The function that `FILE.py:FUNCTION` names; the file runs once, with its neighbours importable."""
+def user_function(name: str, what: str = "model") -> Callable[..., Any]:
+    """The function that `FILE.py:FUNCTION` names; the file runs once, with its neighbours importable.
+
+    `what` says in errors what it builds.
+    """
     file, colon, function = name.rpartition(":")
     require(
         bool(colon) and file.endswith(".py") and bool(function),
-        f"a model of your own is named FILE.py:FUNCTION, but {name!r} came",
+        f"a {what} of your own is named FILE.py:FUNCTION, but {name!r} came",
     )
     path = Path(file).expanduser().resolve()
-    require(path.is_file(), f"model file {path} does not exist")
+    require(path.is_file(), f"{what} file {path} does not exist")
     # A name of its own, so that two files called net.py don't meet and what they define can be pickled.
     alias = f"jostle_user_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
     spec = importlib.util.spec_from_file_location(alias, path)

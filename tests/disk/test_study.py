@@ -1,0 +1,39 @@
+"""The study end to end, small: every claim judged, every figure there, resumption exact."""
+
+import json
+
+import pytest
+
+from jostle import lab
+from jostle.disk import study
+
+TINY = {"points": 60, "stars": 6000, "times_myr": (100.0, 150.0), "radii": (4.0, 8.0, 16.0), "pulses": 40}
+
+
+@pytest.mark.study
+def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch) -> None:
+    pytest.importorskip("galpy")
+    whole = lab.run("disk", "quick", root=tmp_path / "whole", **TINY)
+    wanted = json.loads((whole.folder / "result.json").read_text())["metrics"]
+    claims = json.loads((whole.folder / "claims.json").read_text())
+    assert [claim["id"] for claim in claims] == [claim.id for claim in study.CLAIMS]
+    assert {claim["verdict"] for claim in claims} == {"holds"}, claims
+    figures = json.loads((whole.folder / "figures" / "figures.json").read_text())
+    assert len(figures) == 7 and all((whole.folder / "figures" / f["file"]).exists() for f in figures)
+    assert abs(wanted["dated_myr"] - 400) < 4 * wanted["dated_error_myr"]
+
+    def cut(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study, "_winding", cut)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run("disk", "quick", root=tmp_path / "cut", **TINY)
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "cut").rglob("config.json")
+    again = lab.resume(folder.parent)
+    assert json.loads((again.folder / "result.json").read_text())["metrics"] == wanted
+
+
+def test_presets() -> None:
+    assert set(study.STUDY.presets) == {"quick", "gpu", "paper"}
+    assert len({claim.id for claim in study.CLAIMS}) == 8
