@@ -154,7 +154,7 @@ def perturbation(swept: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]])
         return made
 
 
-def ablation_bars(cut: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
+def ablation(cut: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
     """Relative accuracy without one neuron of a kind; a dot is a network."""
     with house_style():
         made, axis = figure(1, 1, (WIDTH * 0.75, 2.9))

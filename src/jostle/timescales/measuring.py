@@ -82,18 +82,13 @@ def network_timescales(
     """
     require(max_lag >= fit_lags, f"max_lag must be at least fit_lags = {fit_lags}, but {max_lag} came")
     require(steps > max_lag, f"steps must be more than max_lag = {max_lag}, but {steps} came")
-    units = _Autocovariance(max_lag)
-    whole = _Autocovariance(max_lag)
+    seen = _Autocovariance(max_lag)
     for states in _activity(network, task, generator, steps, trials, burn_in):
-        units.add(states)
-        whole.add(states.sum(-1, keepdim=True))
-    curves, population = units.finish(), whole.finish()
-    return NetworkTimescales(
-        curves,
-        fit_timescales(curves, fit_lags=fit_lags),
-        population,
-        fit_timescales(population, fit_lags=fit_lags),
-    )
+        seen.add(torch.cat([states, states.sum(-1, keepdim=True)], -1))
+    curves = seen.finish()
+    fit = fit_timescales(curves, fit_lags=fit_lags)
+    units, population = slice(None, -1), slice(-1, None)
+    return NetworkTimescales(curves.of(units), fit.of(units), curves.of(population), fit.of(population))
 
 
 @dataclass(frozen=True)
