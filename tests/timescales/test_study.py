@@ -1,26 +1,25 @@
 """The study on tiny settings: figures, claims, and a run that is cut off and resumed."""
 
 import json
-import types
 import warnings
 
 import pytest
 
 from jostle import lab
 from jostle.lab.claims import judge
-from jostle.timescales import probes, study
+from jostle.timescales import LeakyRNN, SingleHead, probes, study, train_curriculum
 from jostle.timescales.training import CurriculumRun
 
 TINY = {
     "hidden": 24,
     "networks": 2,
     "max_N": 3,
-    "budget": 600,
-    "batch": 64,
+    "budget": 450,
+    "batch": 32,
     "patience": 50,
     "test_batches": 4,
     "measured": (2, 3),
-    "samples": 1500,
+    "samples": 800,
     "draws": 2,
     "scored": 150,
     "removed": 4,
@@ -137,8 +136,9 @@ def test_networks_are_probed_where_all_left_a_checkpoint():
     assert 17 not in config.kept
 
     def trained(*kept):
-        learner = types.SimpleNamespace(kept=dict.fromkeys(kept))
-        return CurriculumRun([learner], config.memory_task)
+        run = train_curriculum([LeakyRNN(4)], config.memory_task, SingleHead(), max_steps=0)
+        run.learners[0].kept = {N: {} for N in kept}
+        return run
 
     assert probes.common_N(config, {"multi": trained(2, 16, 18), "single": trained(2, 16)}) == 16
     assert probes.common_N(config, {"multi": trained(2), "single": trained()}) == 0

@@ -130,8 +130,8 @@ def _nudge(
     run.figure(
         "distributions",
         figures.distributions(nets, probes.examples(config, run.generator, nets, task)),
-        f"Networks that passed N = {probe}: time constants of all neurons, and example "
-        "autocorrelations with fits.",
+        f"Networks that passed N = {probe}: time constants of all neurons; timescales of one network's neurons "
+        "(0.1 and 100 hold what lies beyond); and example autocorrelations with fits.",
     )
     swept = run.stage("perturb", lambda _: probes.sweeps(config, nets, heads, task, probe))
     metrics["perturbation"] = {
