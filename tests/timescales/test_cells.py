@@ -172,6 +172,36 @@ def test_one_time_constant_can_be_shared():
     assert net(torch.ones(2, 5)).shape == (2, 1, 2)
 
 
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_longer_sequences_than_a_block_have_the_gradients_of_the_textbook(double, monkeypatch, placement):
+    from jostle.timescales import scan as module
+
+    monkeypatch.setattr(module, "_BLOCK", 4)
+    nets = [LeakyRNN(5, placement=placement, tau=(1.0, 3.0), generator=generator(i)) for i in range(2)]
+    x = torch.bernoulli(torch.full((2, 3, 11), 0.5), generator=generator(2))
+    starts = torch.stack([net.initial_state(3, generator(3 + i)) for i, net in enumerate(nets)])
+    active = [1] * 5 + [2] * 6
+    scan(fold(nets), starts, x, active=active).pow(2).sum().backward()
+    ours = [[p.grad for p in net.parameters() if p.grad is not None] for net in nets]
+    for net, bits, start, gradients in zip(nets, (x[0], x[1, :, 5:]), starts, ours, strict=True):
+        net.zero_grad(set_to_none=True)
+        textbook(net, bits, start).pow(2).sum().backward()
+        theirs = [p.grad for p in net.parameters() if p.grad is not None]
+        for a, b in zip(gradients, theirs, strict=True):
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-10)
+
+
+def test_spectral_radius_of_a_large_network_is_that_of_all_eigenvalues():
+    for seed in range(3):
+        net = LeakyRNN(240, generator=generator(seed))
+        with torch.no_grad():
+            net.weight *= 1 + seed
+            a = net.leak()
+            matrix = (torch.diag(1 - a) + a[:, None] * net.weight).double()
+        whole = float(torch.linalg.eigvals(matrix).abs().max())
+        assert net.spectral_radius() == pytest.approx(whole, rel=1e-9)
+
+
 def test_a_masked_stream_is_an_ablated_network(double):
     net = LeakyRNN(6, generator=generator())
     x = torch.bernoulli(torch.full((1, 12), 0.5), generator=generator(1))

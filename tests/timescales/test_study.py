@@ -6,26 +6,27 @@ import warnings
 import pytest
 
 from jostle import lab
-from jostle.timescales import study
+from jostle.lab.claims import judge
+from jostle.timescales import LeakyRNN, SingleHead, probes, study, train_curriculum
 from jostle.timescales.training import CurriculumRun
 
 TINY = {
     "hidden": 24,
     "networks": 2,
     "max_N": 3,
-    "budget": 600,
-    "batch": 64,
+    "budget": 450,
+    "batch": 32,
     "patience": 50,
     "test_batches": 4,
     "measured": (2, 3),
-    "samples": 1500,
+    "samples": 800,
     "draws": 2,
     "scored": 150,
     "removed": 4,
     "start_N": 2,
     "targets": (4,),
     "epochs": 1,
-    "direct_N": 3,
+    "epoch": 20,
 }
 
 
@@ -59,9 +60,88 @@ def test_a_run_that_was_cut_off_ends_as_the_unbroken_one(tmp_path, monkeypatch):
     assert verdicts["TIMESCALES-C7"] == "not-tested"
 
 
+@pytest.mark.study
+def test_controls_are_trained_and_named(tmp_path):
+    tiny = {**TINY, "hidden": 8, "networks": 1, "budget": 60, "patience": 30, "targets": ()}
+    extra = {"fixed_taus": (1.0,), "outside": True, "direct_N": 3, "gated": ("gru",)}
+    run = lab.run("timescales", root=tmp_path, **tiny, **extra)
+    metrics = json.loads((run.folder / "result.json").read_text())["metrics"]
+    leaky = ["multi tau=1", "single tau=1", "multi outside", "single outside", "direct(3)"]
+    assert list(metrics["controls"]) == [*leaky, "multi gru", "single gru"]
+    assert set(metrics["tau"]) == {"multi", "single", *metrics["controls"]}
+    assert metrics["probe_N"] == 0
+
+
 def _always(stage, state):
     value = state() if callable(state) else state
     stage._write(stage.partial, value)
+
+
+def judged(metrics, preset="paper"):
+    return {row.id.removeprefix("TIMESCALES-"): row for row in judge(study.STUDY.claims, metrics, preset)}
+
+
+@pytest.mark.parametrize(
+    ("difference", "p", "verdict"), [(0.1, 0.01, "holds"), (0.1, 0.2, "fails"), (-0.1, 0.01, "fails")]
+)
+def test_robustness_must_be_significant(difference, p, verdict):
+    curves = {"single": {"0.464": 0.6}, "multi": {"0.464": 0.7}}
+    test = {"multi vs single": {"difference": difference, "p": p}}
+    found = judged(
+        {"probe_N": 12, "perturbation": {"weights": curves}, "robustness": {"weights": test}}, "gpu"
+    )
+    assert found["C8"].verdict == verdict
+    assert f"p = {p}" in found["C8"].measured
+    assert found["C9"].verdict == "not-tested"
+
+
+def test_claims_on_other_cells_and_tasks():
+    metrics = {
+        "task": "dms",
+        "solved": {"single": [60, 61], "multi": [80, 82]},
+        "tau": {
+            "single": {"40": 1.0, "60": 2.0},
+            "multi": {"40": 1.5, "60": 1.2, "80": 1.1},
+            "single outside": {"10": 1.4, "25": 1.6},
+            "multi outside": {"25": 1.2, "30": 1.1},
+        },
+        "controls": {
+            "single lstm": [20, 21],
+            "multi lstm": [30, 31],
+            "single gru": [25, 31],
+            "multi gru": [30, 31],
+            "single outside": [25, 26],
+            "multi outside": [40, 41],
+        },
+    }
+    found = judged(metrics)
+    assert found["C12"].verdict == "fails"  # one single-head GRU is as far as the multi-head ones
+    assert found["C13"].verdict == "holds"
+    assert "N = 25" in found["C13"].measured
+    assert found["C14"].verdict == "holds"
+    assert "N = 60: single 2.00, multi 1.20" in found["C14"].measured
+    assert found["C1"].verdict == "not-tested"  # a claim on parity
+    assert judged(metrics, "quick")["C12"].verdict == "not-tested"
+    early = {**metrics, "tau": {"single": {"40": 2.0}, "multi": {"40": 1.0}}}
+    assert judged(early)["C14"].verdict == "not-tested"
+
+
+def test_every_claim_of_the_paper_has_a_row():
+    assert [claim.id for claim in study.STUDY.claims] == [f"TIMESCALES-C{i}" for i in range(1, 16)]
+
+
+def test_networks_are_probed_where_all_left_a_checkpoint():
+    config = study.Config(measured=(2, 30), networks=1)
+    assert {16, 18, 40, 100} <= config.kept
+    assert 17 not in config.kept
+
+    def trained(*kept):
+        run = train_curriculum([LeakyRNN(4)], config.memory_task, SingleHead(), max_steps=0)
+        run.learners[0].kept = {N: {} for N in kept}
+        return run
+
+    assert probes.common_N(config, {"multi": trained(2, 16, 18), "single": trained(2, 16)}) == 16
+    assert probes.common_N(config, {"multi": trained(2), "single": trained()}) == 0
 
 
 def test_presets_are_of_one_class_and_grow():

@@ -1,5 +1,6 @@
 """Training under curricula: gate, budget, replicas, resume, and the order of stages."""
 
+import dataclasses
 import io
 
 import pytest
@@ -20,6 +21,7 @@ from jostle.timescales import (
     adam,
     replicas,
     train_curriculum,
+    training,
 )
 
 SHORT = {"batch": 16, "steps": 10, "test_batches": 2}
@@ -88,24 +90,75 @@ def test_heads_run_out_at_the_ceiling():
 
 
 def test_the_gate_is_strict():
-    class Half(Easy):
-        """Whatever the network says is right exactly when the gate's share is 1."""
-
     run = train_curriculum(
-        replicas(make(), 1), Half(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=400
+        replicas(make(), 1), Easy(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=400
     )
     assert max(row["accuracy"] for row in run.rows) == 1.0
     assert not any(row["passed"] for row in run.rows)
 
 
-def test_a_replica_alone_is_the_replica_in_company():
-    plan = {"seed": 3, "max_steps": 50, **SHORT}
-    together = train_curriculum(replicas(make(), 3, 3), NParity(), MultiHead(), **plan)
-    alone = train_curriculum([replicas(make(), 3, 3)[2]], NParity(), MultiHead(), identities=[2], **plan)
+@dataclasses.dataclass(frozen=True)
+class HalfHard(NParity):
+    """One N is the last bit itself; the other, the parity of the whole sequence, is not learned in a few steps."""
+
+    p: float = 0.5
+    hard: int = 3
+
+    def labels(self, bits, Ns):
+        return torch.stack([(bits.sum(1) if self.hard == N else bits[:, -1]).long() % 2 for N in Ns], 1)
+
+
+@pytest.mark.parametrize(("hard", "gate", "passes"), [(3, 0.7, False), (2, 0.8, False), (2, 0.7, True)])
+def test_the_gate_asks_for_the_newest_and_for_the_mean(hard, gate, passes):
+    run = train_curriculum(
+        replicas(make(2), 1), HalfHard(hard=hard), MultiHead(added=2), batch=64, steps=300, test_batches=8,
+        gate=gate, max_steps=300,
+    )  # fmt: skip
+    row = run.rows[-1]
+    if hard == 3:
+        assert row["accuracy_mean"] > gate > row["accuracy"]
+    else:
+        assert row["accuracy"] > 0.95
+        assert row["accuracy_mean"] == pytest.approx(0.75, abs=0.05)
+    assert row["passed"] is passes
+
+
+def test_a_task_that_asks_nothing_is_warned_of():
+    class Same(NParity):
+        def labels(self, bits, Ns):
+            return torch.ones(len(bits), len(Ns), dtype=torch.long)
+
+    with pytest.warns(UserWarning, match="labels of N = 2 in a test were the same"):
+        train_curriculum(
+            replicas(make(), 1), Same(), SingleHead(), batch=64, steps=5, test_batches=1, max_steps=5
+        )
+
+
+@pytest.mark.parametrize("side_by_side", [False, True])
+def test_a_replica_alone_is_the_replica_in_company(monkeypatch, side_by_side):
+    monkeypatch.setattr(training, "_side_by_side", lambda network: side_by_side)
+    plan = {"seed": 3, "max_steps": 50, "batch": 16, "steps": 50, "test_batches": 2}
+    curricula = [MultiHead(), Direct(5), SingleHead()]  # the second has longer sequences than the others
+    together = train_curriculum(replicas(make(4), 3, 3), NParity(), curricula, **plan)
+    alone = train_curriculum([replicas(make(4), 3, 3)[2]], NParity(), SingleHead(), identities=[2], **plan)
     for ours, theirs in zip(
         together.networks[2].state_dict().values(), alone.networks[0].state_dict().values(), strict=True
     ):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_tests_side_by_side_pass_the_same_gates(monkeypatch):
+    """As on a GPU: other draws of the same test, and the same course of stages."""
+    solved = []
+    for at_once in (False, True):
+        monkeypatch.setattr(training, "_side_by_side", lambda network, at_once=at_once: at_once)
+        run = train_curriculum(
+            replicas(make(3), 2), Easy(), [MultiHead(), SingleHead()], batch=64, steps=50, test_batches=12,
+            max_N=4, max_steps=3000,
+        )  # fmt: skip
+        assert all(row["sequences"] == 64 * 12 for row in run.rows if row["passed"])
+        solved.append([run.solved(0), run.solved(1)])
+    assert solved == [[4, 4], [4, 4]]
 
 
 @pytest.mark.parametrize("stop", [10, 40])

@@ -8,7 +8,7 @@ import torch
 
 from jostle.core.errors import JostleError
 from jostle.timescales import LeakyRNN, Snapshot, measure, train
-from jostle.timescales.verbs import ablation, sweep
+from jostle.timescales.verbs import ablation, drive, retrain, sweep
 
 
 def recording(samples=20000):
@@ -74,6 +74,15 @@ def test_a_trained_network_is_kept_and_probed(tmp_path):
     found = sweep(knows, kind="tau_abs", draws=2)
     assert found["relative"][0] == pytest.approx(1)
     assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
+    seen = drive(again, steps=2500, trials=2, max_lag=40)
+    assert seen.numbers()["units"] == 12
+    seen.save(tmp_path / "units.csv")
+    assert len((tmp_path / "units.csv").read_text().splitlines()) == 13
+    found = retrain(knows, target=4, epochs=2, steps=5, batch=8, callback=lambda *now: done.append(now))
+    assert [now[0] for now in done[2:]] == [5, 10]
+    assert 0.3 < found["accuracy"] < 0.7
+    with pytest.raises(JostleError, match="target"):
+        retrain(knows, target=1)
 
 
 def test_settings_of_a_network_survive_its_file(tmp_path):

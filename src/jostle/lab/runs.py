@@ -9,7 +9,7 @@ import sys
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -257,7 +257,7 @@ def environment(seed: int) -> dict[str, Any]:
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "seed": seed,
         "python": platform.python_version(),
-        "packages": {"jostle": __version__, **{name: metadata.version(name) for name in _PACKAGES}},
+        "packages": {"jostle": __version__, **_versions()},
         "system": platform.platform(terse=True),
         "processor": _processor(),
         "cores": os.cpu_count(),
@@ -265,6 +265,15 @@ def environment(seed: int) -> dict[str, Any]:
         "gpus": gpus,
         "revision": _revision(),
     }
+
+
+def _versions() -> dict[str, str]:
+    """Of what is installed: a study of tensors alone runs without torchvision."""
+    found = {}
+    for name in _PACKAGES:
+        with suppress(metadata.PackageNotFoundError):
+            found[name] = metadata.version(name)
+    return found
 
 
 def _processor() -> str:

@@ -1,6 +1,7 @@
 """Autocorrelations of recorded time series, and the timescales that can be read off them without a fit."""
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,6 +26,10 @@ class Autocorrelation:
     values: Float[Array, "units lags"]
     variance: Float[Array, " units"]
     samples: int
+
+    def of(self, units: slice | Sequence[int]) -> "Autocorrelation":
+        """The curves of some of the units."""
+        return Autocorrelation(self.values[units], self.variance[units], self.samples)
 
     def measures(self) -> dict[str, Float[Array, " units"]]:
         """Timescales without a fit, in samples; NaN where a curve does not cross within the lags that it has.

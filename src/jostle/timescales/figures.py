@@ -47,15 +47,19 @@ def forgetting(tables: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
         made, axes = figure(1, len(tables), (WIDTH, 3.2))
         image = None
         for axis, (name, rows) in zip(np.atleast_1d(axes), tables.items(), strict=True):
-            top = int(max((row[0] for row in rows), default=2))
+            axis.set(title=f"{name}-head", xlabel="N asked", ylabel="N passed")
+            axis.grid(False)
+            if not rows:
+                axis.set(xticks=[], yticks=[])
+                axis.text(0.5, 0.5, "no N passed by all networks", ha="center", transform=axis.transAxes)
+                continue
+            top = int(max(row[0] for row in rows))
             grid = np.full((len(rows), top - 1), np.nan)
             for i, row in enumerate(rows):
                 grid[i, : len(row) - 1] = row[1:]
             image = axis.imshow(grid, vmin=0.5, vmax=1, cmap=SEQUENTIAL, origin="lower", aspect="auto")
             axis.set_xticks(_ticks(top - 1), [str(i + 2) for i in _ticks(top - 1)])
             axis.set_yticks(_ticks(len(rows)), [f"{rows[i][0]:.0f}" for i in _ticks(len(rows))])
-            axis.set(title=f"{name}-head", xlabel="N asked", ylabel="N passed")
-            axis.grid(False)
         if image is not None:
             made.colorbar(image, ax=axes, label="accuracy (chance: 0.5)")
         return made
@@ -91,23 +95,31 @@ def timescales(
 def distributions(
     nets: Mapping[str, Sequence[MemoryNetwork]], examples: Mapping[str, NetworkTimescales]
 ) -> "Figure":
-    """Histograms of tau, and autocorrelations of a few units with their fits on a logarithmic axis."""
+    """Histograms of tau and tau_net, and autocorrelations of a few units with fits on a logarithmic axis."""
     with house_style():
-        made, axes = figure(1, 1 + len(examples), (WIDTH * 1.25, 2.9))
+        made, axes = figure(2, max(2, len(examples)), (WIDTH, 5.0))
         taus = {
             name: np.concatenate(
                 [net.tau.detach().cpu().numpy() for net in group if isinstance(net, LeakyRNN)]
             )
             for name, group in nets.items()
         }
-        top = max(float(tau.max()) for tau in taus.values())
-        bins = np.linspace(min(float(tau.min()) for tau in taus.values()), top, 30)
+        every = np.concatenate(list(taus.values()))
+        bins = np.linspace(every.min(), every.max() + 1e-6, 30)
+        scales = np.geomspace(0.1, 100, 31)
         for name, tau in taus.items():
-            axes[0].hist(tau, bins, histtype="step", color=_colour(name), label=f"{name}-head", linewidth=1.5)
-        axes[0].axvline(1, color="#444444", linestyle=":", linewidth=1)
-        axes[0].set(xlabel="tau (steps)", ylabel="neurons")
-        axes[0].legend()
-        for axis, (name, found) in zip(axes[1:], examples.items(), strict=True):
+            style = {"histtype": "step", "color": _colour(name), "label": f"{name}-head", "linewidth": 1.5}
+            axes[0, 0].hist(tau, bins, **style)
+            seen = examples[name].fit.tau
+            axes[0, 1].hist(np.clip(seen[np.isfinite(seen)], 0.1, 100), scales, **style)
+        axes[0, 0].set(xlabel="tau (steps), all networks", ylabel="neurons")
+        axes[0, 1].set(xlabel="tau_net (steps), one network", ylabel="neurons", xscale="log")
+        for axis in axes[0, :2]:
+            axis.axvline(1, color="#444444", linestyle=":", linewidth=1)
+        for axis in [*axes[0, 2:], *axes[1, len(examples) :]]:
+            axis.set_axis_off()
+        axes[0, 0].legend()
+        for axis, (name, found) in zip(axes[1], examples.items(), strict=False):
             tau = np.nan_to_num(found.fit.tau)
             ranked = [i for i in np.argsort(tau) if tau[i] > 1]
             shown = [ranked[int(q * (len(ranked) - 1))] for q in (0.25, 0.6, 0.9)] if ranked else []
@@ -154,7 +166,7 @@ def perturbation(swept: Mapping[str, Mapping[str, Mapping[str, Sequence[Any]]]])
         return made
 
 
-def ablation_bars(cut: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
+def ablation(cut: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
     """Relative accuracy without one neuron of a kind; a dot is a network."""
     with house_style():
         made, axis = figure(1, 1, (WIDTH * 0.75, 2.9))

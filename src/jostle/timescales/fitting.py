@@ -6,7 +6,7 @@ damped Gauss-Newton steps from the best local minima of the grid, for all curves
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cache
 
 import numpy as np
@@ -43,6 +43,10 @@ class TimescaleFit:
     aic: Float[Array, "curves 2"]
     at_bound: Bool[Array, " curves"]
     flat: Bool[Array, " curves"]
+
+    def of(self, curves: slice | Sequence[int]) -> "TimescaleFit":
+        """The fits of some of the curves."""
+        return TimescaleFit(*(getattr(self, field.name)[curves] for field in fields(self)))
 
     def curves(self, lags: Float[Array, " lags"]) -> Float[Array, "curves lags"]:
         """The chosen model at some lags."""

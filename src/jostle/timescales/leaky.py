@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
+from scipy.sparse.linalg import ArpackNoConvergence, eigs
 from torch import Tensor, nn
 
 from jostle.core.errors import require
@@ -75,6 +78,7 @@ class LeakyRNN(MemoryNetwork):
         self.placement: Placement = placement
         self.nonlinearity: Nonlinearity = nonlinearity
         self.slope, self.bound, self.substeps = slope, bound, ks
+        self.self_connections = self_connections
         weight = uniform((hidden, hidden), hidden, generator)
         if init == "orthogonal":
             nn.init.orthogonal_(weight, generator=generator)
@@ -192,7 +196,7 @@ class LeakyRNN(MemoryNetwork):
         with torch.no_grad():
             a = self.leak(self.substeps[0])
             matrix = torch.diag(1 - a) + a[:, None] * self.recurrent_matrix()
-            return float(torch.linalg.eigvals(matrix.double()).abs().max())
+            return largest_modulus(matrix.double().cpu().numpy())
 
 
 def fold(nets: Sequence[LeakyRNN], substeps: int = 1) -> Folded:
@@ -207,19 +211,33 @@ def fold(nets: Sequence[LeakyRNN], substeps: int = 1) -> Folded:
     first = nets[0]
 
     def stacked(name: str) -> Tensor:
-        return torch.stack([getattr(net, name) for net in nets])
+        return getattr(first, name)[None] if len(nets) == 1 else torch.stack([getattr(n, name) for n in nets])
 
-    # A silent neuron neither moves nor is heard: its row and its column go.
+    matrix = stacked("weight") * first.mask
+    drive = torch.stack([stacked("input_weight"), stacked("bias") + stacked("input_bias")], -1)
+    leak = first.leak(substeps)[None] if len(nets) == 1 else torch.stack([n.leak(substeps) for n in nets])
+    # A silent neuron starts at zero. Without a leak, or without a row, it stays there.
     alive = stacked("alive")
-    matrix = stacked("weight") * (first.mask * alive[..., None] * alive[:, None])
-    drive = (
-        torch.stack([stacked("input_weight"), stacked("bias") + stacked("input_bias")], -1) * alive[..., None]
-    )
-    leak = torch.stack([net.leak(substeps) for net in nets])
+    leak = leak * alive
     if first.placement != "inside":
-        return Folded(torch.cat([matrix, drive], -1), leak * alive)
-    matrix = leak[..., None] * matrix + torch.diag_embed((1 - leak) * alive)
-    return Folded(torch.cat([matrix, leak[..., None] * drive], -1), None)
+        return Folded(torch.cat([matrix, drive], -1), leak)
+    matrix = torch.cat([matrix, drive], -1) * leak[..., None]
+    matrix.diagonal(dim1=1, dim2=2).add_(alive - leak)
+    return Folded(matrix, None)
+
+
+def largest_modulus(matrix: Float[np.ndarray, "size size"]) -> float:
+    """Largest modulus of the eigenvalues, of a large matrix by a few of them only.
+
+    >>> largest_modulus(np.diag([0.5, -2.0]))
+    2.0
+    """
+    size = len(matrix)
+    if size > 200:
+        with suppress(ArpackNoConvergence):  # several, or it may settle on the second largest
+            few = eigs(matrix, k=6, which="LM", v0=np.ones(size), return_eigenvectors=False)
+            return float(np.abs(few).max())
+    return float(np.abs(np.linalg.eigvals(matrix)).max())
 
 
 def _first_tau(

@@ -53,7 +53,7 @@ class NetworkTimescales:
 
 def network_timescales(
     network: MemoryNetwork,
-    task: MemoryTask,
+    task: MemoryTask | Float[Tensor, "trials time"],
     *,
     generator: torch.Generator,
     steps: int = 100_000,
@@ -68,8 +68,9 @@ def network_timescales(
     a trial, the few draws of p dominate the spread between measurements: use one `generator` to compare
     networks.
 
-    **Arguments:** `network`, `task`. `generator`: source of inputs and initial states. `steps`: kept a trial,
-    after `burn_in` steps. `trials`. `max_lag`: of the curves, `fit_lags`: of the fits, in steps.
+    **Arguments:** `network`. `task`: whose bits drive it; or inputs of your own, whose first `burn_in` steps
+    are not recorded (`steps` and `trials` are then theirs). `generator`: source of bits and initial states.
+    `steps`: kept a trial, after `burn_in` steps. `trials`. `max_lag`: of the curves, `fit_lags`: of the fits, in steps.
     **Returns:** curves and fits of the units, and of their sum.
     **Raises:** `JostleError` if the network diverges, or for a series too short for its lags.
 
@@ -81,19 +82,15 @@ def network_timescales(
     (6,)
     """
     require(max_lag >= fit_lags, f"max_lag must be at least fit_lags = {fit_lags}, but {max_lag} came")
+    steps = task.shape[1] - burn_in if isinstance(task, Tensor) else steps
     require(steps > max_lag, f"steps must be more than max_lag = {max_lag}, but {steps} came")
-    units = _Autocovariance(max_lag)
-    whole = _Autocovariance(max_lag)
+    seen = _Autocovariance(max_lag)
     for states in _activity(network, task, generator, steps, trials, burn_in):
-        units.add(states)
-        whole.add(states.sum(-1, keepdim=True))
-    curves, population = units.finish(), whole.finish()
-    return NetworkTimescales(
-        curves,
-        fit_timescales(curves, fit_lags=fit_lags),
-        population,
-        fit_timescales(population, fit_lags=fit_lags),
-    )
+        seen.add(torch.cat([states, states.sum(-1, keepdim=True)], -1))
+    curves = seen.finish()
+    fit = fit_timescales(curves, fit_lags=fit_lags)
+    units, population = slice(None, -1), slice(-1, None)
+    return NetworkTimescales(curves.of(units), fit.of(units), curves.of(population), fit.of(population))
 
 
 @dataclass(frozen=True)
@@ -110,7 +107,7 @@ class Dimensionality:
 
 def dimensionality(
     network: MemoryNetwork,
-    task: MemoryTask,
+    task: MemoryTask | Float[Tensor, "trials time"],
     *,
     generator: torch.Generator,
     explained: float = 0.9,
@@ -148,16 +145,20 @@ def dimensionality(
 
 def _activity(
     network: MemoryNetwork,
-    task: MemoryTask,
+    task: MemoryTask | Tensor,
     generator: torch.Generator,
     steps: int,
     trials: int,
     burn_in: int,
 ) -> Iterator[Float[Tensor, "time trials hidden"]]:
-    bits = task.encode(task.bits(trials, burn_in + steps, generator))
-    state = network.initial_state(trials, generator)
-    block = max(100, _BLOCK // (trials * network.hidden))
-    pieces: Sequence[Tensor] = [bits[:, :burn_in], *bits[:, burn_in:].split(block, 1)]
+    if isinstance(task, Tensor):
+        require(task.shape[1] > burn_in, f"inputs must be longer than burn_in = {burn_in} steps")
+        inputs = task
+    else:
+        inputs = task.encode(task.bits(trials, burn_in + steps, generator))
+    state = network.initial_state(len(inputs), generator)
+    block = max(100, _BLOCK // (len(inputs) * network.hidden))
+    pieces: Sequence[Tensor] = [inputs[:, :burn_in], *inputs[:, burn_in:].split(block, 1)]
     for index, piece in enumerate(pieces):
         if piece.shape[1] == 0:
             continue

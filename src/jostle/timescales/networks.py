@@ -84,8 +84,7 @@ class MemoryNetwork(nn.Module, ABC):
         """Logits of the chosen heads, as one matrix product."""
         top = max(heads)
         require(top < self.heads, f"head {top} is asked, but the network has {self.heads} heads")
-        # Heads in use are mostly the first ones, and a slice is free where an index copies.
-        pick: Any = slice(0, top + 1) if list(heads) == list(range(top + 1)) else list(heads)
+        pick: Any = run_of(heads)
         weight, bias = self.head_weight[pick], self.head_bias[pick]
         logits = nn.functional.linear(units, weight.flatten(0, 1), bias.flatten())
         return logits.unflatten(-1, (len(heads), 2))
@@ -98,6 +97,20 @@ class MemoryNetwork(nn.Module, ABC):
     ) -> Float[Tensor, "batch heads classes"]:
         """Logits of the chosen heads at the end of each sequence."""
         return self.readout(self.final(x, generator), heads)
+
+
+def run_of(numbers: Sequence[int], offset: int = 0) -> slice | list[int]:
+    """An index for numbers less `offset`: a slice if they follow one another.
+
+    A slice is free, where a list is copied to the device, which on a GPU waits for all work before it.
+
+    >>> run_of([3, 4, 5]), run_of([3, 5], 1)
+    (slice(3, 6, None), [2, 4])
+    """
+    first = numbers[0] - offset
+    if list(numbers) == list(range(numbers[0], numbers[0] + len(numbers))):
+        return slice(first, first + len(numbers))
+    return [number - offset for number in numbers]
 
 
 def uniform(shape: Sequence[int], fan_in: int, generator: torch.Generator | None = None) -> nn.Parameter:

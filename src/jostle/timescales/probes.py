@@ -1,16 +1,16 @@
 """What the study asks of trained networks: how far, what is forgotten, how slow, how robust."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import torch
 
-from jostle.timescales.curricula import Curriculum, MultiHead, SingleHead, Sliding
+from jostle.timescales.conditions import PLANS, Config
 from jostle.timescales.evaluating import stream_accuracy
 from jostle.timescales.leaky import LeakyRNN
-from jostle.timescales.measuring import network_timescales
+from jostle.timescales.measuring import NetworkTimescales, network_timescales
 from jostle.timescales.networks import MemoryNetwork
 from jostle.timescales.perturbing import ablation, choose_neurons, perturbation_sweep
 from jostle.timescales.retraining import retrain_generalisation
@@ -20,44 +20,9 @@ from jostle.timescales.training import CurriculumRun
 Draws = Callable[..., torch.Generator]
 """Gives the generator of a name, on a device."""
 
-PLANS: dict[str, Curriculum] = {"multi": MultiHead(), "single": SingleHead(), "sliding": Sliding(10, 5)}
-
-
-@runtime_checkable
-class Settings(Protocol):
-    """What of the study's configuration the probes read."""
-
-    @property
-    def seed(self) -> int: ...
-    @property
-    def device(self) -> str: ...
-    @property
-    def networks(self) -> int: ...
-    @property
-    def measured(self) -> tuple[int, ...]: ...
-    @property
-    def trials(self) -> int: ...
-    @property
-    def samples(self) -> int: ...
-    @property
-    def draws(self) -> int: ...
-    @property
-    def scored(self) -> int: ...
-    @property
-    def removed(self) -> int: ...
-    @property
-    def start_N(self) -> int: ...
-    @property
-    def targets(self) -> tuple[int, ...]: ...
-    @property
-    def epochs(self) -> int: ...
-    @property
-    def patience(self) -> int: ...
-    @property
-    def batch(self) -> int: ...
-
 
 def part(training: CurriculumRun, first: int, count: int) -> CurriculumRun:
+    """The record of some of the networks, as if they had been trained alone."""
     rows = [
         {**row, "network": row["network"] - first}
         for row in training.rows
@@ -67,6 +32,7 @@ def part(training: CurriculumRun, first: int, count: int) -> CurriculumRun:
 
 
 def active_at(training: CurriculumRun, N: int) -> tuple[int, ...]:
+    """What was asked of the networks when they passed N."""
     active = training.learners[0].curriculum.first()
     while active[-1] < N:
         following = training.learners[0].curriculum.next(active)
@@ -75,11 +41,16 @@ def active_at(training: CurriculumRun, N: int) -> tuple[int, ...]:
     return active
 
 
-def learning(config: Settings, trained: dict[str, CurriculumRun]) -> dict[str, Any]:
+def solved(training: CurriculumRun) -> list[int]:
+    """The largest N that each network passed."""
+    return [training.solved(i) for i in range(len(training.learners))]
+
+
+def learning(config: Config, trained: dict[str, CurriculumRun]) -> dict[str, Any]:
     """Largest N of each network, and how far the single-head ones were when the last multi-head one passed
     its N."""
     found: dict[str, Any] = {
-        "solved": {name: [t.solved(i) for i in range(config.networks)] for name, t in trained.items()},
+        "solved": {name: solved(t) for name, t in trained.items()},
         "steps": {name: t.rows[-1]["steps"] if t.rows else 0 for name, t in trained.items()},
         "radius": {name: [_last_radius(t, i) for i in range(config.networks)] for name, t in trained.items()},
     }
@@ -111,7 +82,7 @@ def _last_radius(training: CurriculumRun, network: int) -> float | None:
 
 
 def forget(
-    config: Settings, draws: Draws, name: str, training: CurriculumRun, task: MemoryTask
+    config: Config, draws: Draws, name: str, training: CurriculumRun, task: MemoryTask
 ) -> list[list[float]]:
     """Accuracy on every N up to a checkpoint's own, averaged over networks: one row a checkpoint."""
     table = []
@@ -134,22 +105,33 @@ def off_newest(table: list[list[float]]) -> dict[str, float]:
     return {"N": table[-1][0], "newest": table[-1][-1], "least": min(earlier), "most": max(earlier)}
 
 
+def tau_by_N(training: CurriculumRun) -> dict[str, float]:
+    """Mean time constant over networks as they passed N, for every N that all of them passed."""
+    found: dict[int, list[float]] = {}
+    for row in training.rows:
+        if row["passed"] and row["tau_mean"] is not None:
+            found.setdefault(row["N"], []).append(row["tau_mean"])
+    count = len(training.learners)
+    return {str(N): float(np.mean(taus)) for N, taus in sorted(found.items()) if len(taus) == count}
+
+
+def common_N(config: Config, trained: dict[str, CurriculumRun]) -> int:
+    """The largest N of which every network of every condition left a checkpoint; 0 if there is none."""
+    kept = [set(learner.kept) for training in trained.values() for learner in training.learners]
+    return max(set.intersection(*kept), default=0)
+
+
 def timescales_by_N(
-    config: Settings, draws: Draws, trained: dict[str, CurriculumRun], task: MemoryTask
+    config: Config, draws: Draws, trained: dict[str, CurriculumRun], task: MemoryTask
 ) -> dict[str, list[dict[str, float]]]:
+    """Statistics of tau and tau_net of every network, at the Ns that the settings name."""
     found: dict[str, list[dict[str, float]]] = {name: [] for name in trained}
     for name, training in trained.items():
         for i, learner in enumerate(training.learners):
             for N in (N for N in config.measured if N in learner.kept):
                 net = training.checkpoint(N, i)
                 assert isinstance(net, LeakyRNN)
-                measured = network_timescales(
-                    net,
-                    task,
-                    generator=draws(f"drive/{i}", config.device),
-                    steps=config.samples,
-                    trials=config.trials,
-                )
+                driven = _driven(config, draws(f"drive/{i}", config.device), net, task)
                 tau, effective = net.tau.detach().double().cpu(), net.effective_tau.detach().double().cpu()
                 slow = effective.sort().values[-min(20, len(tau)) :]
                 found[name].append(
@@ -160,46 +142,54 @@ def timescales_by_N(
                         "tau_sd": float(tau.std()),
                         "tau_effective": float(effective.mean()),
                         "tau_slowest": float(slow.mean()),
-                        **{f"tau_net_{key}": value for key, value in measured.summary().items()},
+                        **{f"tau_net_{key}": value for key, value in driven.summary().items()},
                     }
                 )
     return found
 
 
 def examples(
-    config: Settings, draws: Draws, nets: dict[str, list[MemoryNetwork]], task: MemoryTask
-) -> dict[str, Any]:
+    config: Config, draws: Draws, nets: dict[str, list[MemoryNetwork]], task: MemoryTask
+) -> dict[str, NetworkTimescales]:
+    """The timescales of one network of each condition, with all curves."""
     return {
-        name: network_timescales(
-            group[0],
-            task,
-            generator=draws("examples", config.device),
-            steps=config.samples,
-            trials=config.trials,
-        )
+        name: _driven(config, draws("examples", config.device), group[0], task)
         for name, group in nets.items()
     }
 
 
+def _driven(
+    config: Config, generator: torch.Generator, net: MemoryNetwork, task: MemoryTask
+) -> NetworkTimescales:
+    return network_timescales(net, task, generator=generator, steps=config.samples, trials=config.trials)
+
+
+def _scoring(config: Config, N: int, network: int) -> dict[str, int]:
+    """How the accuracy of a network on N is scored."""
+    return {
+        "draws": config.draws,
+        "steps": config.scored,
+        "warmup": max(100, N),
+        "seed": config.seed + network,
+    }
+
+
 def sweeps(
-    config: Settings,
-    draws: Draws,
+    config: Config,
     nets: dict[str, list[MemoryNetwork]],
     heads: dict[str, int],
     task: MemoryTask,
     N: int,
 ) -> dict[str, Any]:
+    """Relative accuracy under perturbed weights and lengthened time constants, a row a network."""
     found: dict[str, Any] = {}
     for kind in ("weights", "tau_abs"):
         found[kind] = {}
         for name, group in nets.items():
             sweeps = [
-                perturbation_sweep(
-                    net, task, N, kind=kind, head=heads[name], draws=config.draws, steps=config.scored,
-                    warmup=max(100, N), seed=config.seed + i,
-                )
+                perturbation_sweep(net, task, N, kind=kind, head=heads[name], **_scoring(config, N, i))
                 for i, net in enumerate(group)
-            ]  # fmt: skip
+            ]
             rows = np.stack([sweep.relative.mean(1) for sweep in sweeps])
             found[kind][name] = {
                 "sizes": list(sweeps[0].sizes),
@@ -211,7 +201,7 @@ def sweeps(
 
 
 def ablations(
-    config: Settings,
+    config: Config,
     draws: Draws,
     nets: dict[str, list[MemoryNetwork]],
     heads: dict[str, int],
@@ -230,25 +220,17 @@ def ablations(
                 "slowest": choose_neurons(net, "slowest", count),
                 "random": torch.randperm(net.hidden, generator=draws(f"random/{i}"))[:count].tolist(),
             }
-            result = ablation(
-                net,
-                task,
-                N,
-                neurons=sorted({n for chosen in sets.values() for n in chosen}),
-                head=heads[name],
-                draws=config.draws,
-                steps=config.scored,
-                warmup=max(100, N),
-                seed=config.seed + i,
-            )
+            gone = sorted({n for chosen in sets.values() for n in chosen})
+            result = ablation(net, task, N, neurons=gone, head=heads[name], **_scoring(config, N, i))
             for label, chosen in sets.items():
                 found[name][label].append(result.group(chosen))
     return found
 
 
 def retrain(
-    config: Settings, draws: Draws, trained: dict[str, CurriculumRun], task: MemoryTask
+    config: Config, trained: dict[str, CurriculumRun], task: MemoryTask
 ) -> dict[str, dict[str, float]]:
+    """Accuracy on each later N after training on it alone, averaged over networks."""
     found: dict[str, dict[str, float]] = {}
     for name, training in trained.items():
         if not all(config.start_N in learner.kept for learner in training.learners):
@@ -257,13 +239,9 @@ def retrain(
         rows = [
             retrain_generalisation(
                 training.checkpoint(config.start_N, i), task, config.targets, head=head, epochs=config.epochs,
-                steps=config.patience, batch=config.batch, draws=config.draws, seed=config.seed + i,
+                steps=config.epoch, batch=config.batch, draws=config.draws, seed=config.seed + i,
             ).mean(1)
             for i in range(config.networks)
         ]  # fmt: skip
         found[name] = dict(zip(map(str, config.targets), np.mean(rows, 0).tolist(), strict=True))
     return found
-
-
-def labels(sizes: Sequence[float]) -> list[str]:
-    return [f"{size:.3g}" for size in sizes]

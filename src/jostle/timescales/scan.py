@@ -1,12 +1,12 @@
 """The loop over time: all steps of many leaky networks at once, with a hand-written backward pass.
 
-A leaky cell reads `r(t) = phi(A r(t-1) + w x(t) + c)` once its leak is folded into the matrix, so that a step
-is one matrix product and one pointwise operation. The columns `w` and `c` are appended to `A`, and the input
-and a one to the state: the drive then costs no operation of its own, and the gradients of `w` and `c` come
-out of the product that makes the gradient of `A`.
+A leaky cell reads `r(t) = phi(A r(t-1) + w x(t) + c)` once its leak is folded into the matrix. The drive
+`w x + c` is written where the states will be, so that a step is one matrix product that adds to it
+and one pointwise operation. The backward pass has one product and one pointwise operation a step; the gradient
+of the matrix is one more product over a block of steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 Nonlinearity = Literal["leaky_relu", "relu", "tanh", "sigmoid", "identity"]
 _aten = torch.ops.aten
+_BLOCK = 64  # steps whose drives, or whose gradients, are handled at once
 
 
 class Folded(NamedTuple):
@@ -47,67 +48,73 @@ def activate_(pre: Tensor, kind: Nonlinearity, slope: float) -> Tensor:
     return pre
 
 
-def _back_(grad: Tensor, out: Tensor, kind: Nonlinearity, slope: float) -> Tensor:
-    """Multiply `grad` by `phi'` in place; `phi'` is known from phi's own value `out` alone."""
+def _back(grad: Tensor, value: Tensor, kind: Nonlinearity, slope: float, out: Tensor) -> None:
+    """Write `grad * phi'` into `out`; `phi'` is known from phi's own value alone."""
     if kind == "leaky_relu":
-        _aten.leaky_relu_backward.grad_input(grad, out, slope, True, grad_input=grad)
+        _aten.leaky_relu_backward.grad_input(grad, value, slope, True, grad_input=out)
     elif kind == "relu":
-        _aten.threshold_backward.grad_input(grad, out, 0, grad_input=grad)
+        _aten.threshold_backward.grad_input(grad, value, 0, grad_input=out)
     elif kind == "tanh":
-        _aten.tanh_backward.grad_input(grad, out, grad_input=grad)
+        _aten.tanh_backward.grad_input(grad, value, grad_input=out)
     elif kind == "sigmoid":
-        _aten.sigmoid_backward.grad_input(grad, out, grad_input=grad)
-    return grad
-
-
-def _states(x: Tensor, start: Tensor) -> Tensor:
-    """A buffer `(time + 1, networks, batch, hidden + 2)` with the first state, the inputs and the ones filled
-    in."""
-    networks, batch, steps = x.shape
-    hidden = start.shape[-1]
-    states = start.new_empty(steps + 1, networks, batch, hidden + 2)
-    states[0, ..., :hidden] = start
-    states[:-1, ..., hidden] = x.permute(2, 0, 1)
-    states[-1, ..., hidden] = 0
-    states[..., hidden + 1] = 1
-    return states
+        _aten.sigmoid_backward.grad_input(grad, value, grad_input=out)
+    else:
+        out.copy_(grad)
 
 
 def _forward(
-    states: Tensor,
     folded: Folded,
+    start: Tensor,
+    x: Tensor,
     active: Sequence[int] | None,
     kind: Nonlinearity,
     slope: float,
-    keep: bool,
     mask: Tensor | None = None,
-) -> Tensor | None:
-    """Fill `states`; return the values of phi where the backward pass needs them beside the states."""
-    steps, networks, batch, width = states.shape
-    hidden = width - 2
-    across = folded.matrix.transpose(1, 2)
-    values = None
-    if folded.leak is not None:
-        values = states.new_empty(steps - 1 if keep else 1, networks, batch, hidden)
-    for t in range(steps - 1):
+) -> tuple[Tensor, Tensor, Tensor]:
+    """States `(time + 1, networks, batch, hidden)` with the first one, values of phi, and `[x, 1]` step by step.
+
+    The values are the states themselves where no leak stands outside of phi.
+    """
+    networks, hidden = start.shape[0], start.shape[-1]
+    across, (w, c) = folded.matrix[..., :hidden].mT, folded.matrix[..., hidden:, None].movedim(-2, 0).mT
+    inputs = torch.stack([x, torch.ones_like(x)], -1).permute(2, 0, 1, 3).contiguous()
+    states = start.new_empty(len(inputs) + 1, *start.shape)
+    states[0] = start if mask is None else start * mask
+    values = states[1:] if folded.leak is None else torch.empty_like(states[1:])
+    leak = None if folded.leak is None else folded.leak[:, None]
+    if networks == 1:  # plain matrices: their product has no overhead of a batch
+        across = across[0]
+    add_product_ = _product(networks)
+    before, *after = _each(states)
+    for t, (new, value) in enumerate(zip(after, _each(values), strict=True)):
         n = networks if active is None else active[t]
-        new = states[t + 1, :n, :, :hidden]
-        if folded.leak is None:
-            activate_(new.baddbmm_(states[t, :n], across[:n], beta=0), kind, slope)
-        else:
-            assert values is not None
-            value = values[t if keep else 0, :n]
-            activate_(value.baddbmm_(states[t, :n], across[:n], beta=0), kind, slope)
-            torch.lerp(states[t, :n, :, :hidden], value, folded.leak[:n, None], out=new)
-        if mask is not None:
-            new *= mask
+        if t % _BLOCK == 0:
+            torch.addcmul(c, inputs[t : t + _BLOCK, ..., :1], w, out=values[t : t + _BLOCK])
         if n < networks:
-            states[t + 1, n:, :, :hidden] = states[t, n:, :, :hidden]
-    return values if keep else None
+            new[n:] = before[n:]
+            kept, before, value, moved, weights = new, before[:n], value[:n], new[:n], across[:n]
+        else:
+            kept, moved, weights = new, new, across
+        activate_(add_product_(value, before, weights), kind, slope)
+        if leak is not None:
+            torch.lerp(before, value, leak[:n] if networks > 1 else leak[0], out=moved)
+        if mask is not None:
+            moved *= mask if networks > 1 else mask[0]
+        before = kept
+    return states, values, inputs
+
+
+def _each(steps: Tensor) -> tuple[Tensor, ...]:
+    """One tensor a time step; of a single network, without the axis of networks."""
+    return (steps[:, 0] if steps.shape[1] == 1 else steps).unbind(0)
+
+
+def _product(networks: int) -> Callable[..., Tensor]:
+    return Tensor.addmm_ if networks == 1 else Tensor.baddbmm_
 
 
 class _Scan(torch.autograd.Function):
-    """Back-propagation through time with one matrix product a step for the state and one for the matrix."""
+    """Back-propagation through time."""
 
     @staticmethod
     def forward(
@@ -121,45 +128,58 @@ class _Scan(torch.autograd.Function):
         slope: float,
         every: bool,
     ) -> Tensor:
-        states = _states(x, start)
-        values = _forward(states, Folded(matrix, leak), active, kind, slope, keep=True)
-        ctx.save_for_backward(matrix, leak, states, values)
+        states, values, inputs = _forward(Folded(matrix, leak), start, x, active, kind, slope)
+        ctx.save_for_backward(matrix, leak, states, values, inputs)
         ctx.how = active, kind, slope, every
-        hidden = start.shape[-1]
-        return (states[1:] if every else states[-1])[..., :hidden].clone()
+        return (states[1:] if every else states[-1]).clone()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
-        matrix, leak, states, values = ctx.saved_tensors
+        matrix, leak, states, values, inputs = ctx.saved_tensors
         active, kind, slope, every = ctx.how
         networks, hidden = matrix.shape[:2]
+        alone, add_product_ = networks == 1, _product(networks)
         # A clone: the loop works in place, and the gradient that came belongs to autograd.
-        grad = torch.zeros_like(upstream[0]) if every else upstream.contiguous().clone()
-        scratch = torch.empty_like(grad)
+        total = torch.zeros_like(upstream[0]) if every else upstream.contiguous().clone()
         d_matrix = torch.zeros_like(matrix)
+        deltas = torch.empty_like(values[:_BLOCK])
         d_leak = None if leak is None else torch.zeros_like(leak)
-        square = matrix[..., :hidden]
-        for t in range(len(states) - 2, -1, -1):
+        square = matrix[0, :, :hidden] if alone else matrix[..., :hidden]
+        grad = total[0] if alone else total
+        places = _each(deltas)
+        each = zip(_each(states[:-1]), _each(values), strict=True)
+        for t, (before, value) in reversed(list(enumerate(each))):
+            delta = places[t % _BLOCK]
             n = networks if active is None else active[t]
             if every:
-                grad += upstream[t]
-            before = states[t, :n]
+                total += upstream[t]
+            here, weights = grad, square
+            if n < networks:
+                delta[n:] = 0
+                here, before, value, delta, weights = grad[:n], before[:n], value[:n], delta[:n], square[:n]
             if leak is None:
-                delta = _back_(grad[:n], states[t + 1, :n, :, :hidden], kind, slope)
-                d_matrix[:n].baddbmm_(delta.transpose(1, 2), before)
-                scratch[:n].baddbmm_(delta, square[:n], beta=0)
-                if n < networks:
-                    scratch[n:] = grad[n:]
-                grad, scratch = scratch, grad
+                _back(here, value, kind, slope, out=delta)
+                if t or ctx.needs_input_grad[2]:
+                    add_product_(here, delta, weights, beta=0)
             else:
-                here, value = grad[:n], values[t, :n]
                 assert d_leak is not None
-                d_leak[:n] += (here * (value - before[..., :hidden])).sum(1)
-                delta = _back_(torch.mul(here, leak[:n, None], out=scratch[:n]), value, kind, slope)
-                d_matrix[:n].baddbmm_(delta.transpose(1, 2), before)
-                here.mul_(1 - leak[:n, None]).baddbmm_(delta, square[:n])
-        return d_matrix, d_leak, grad, None, None, None, None, None
+                a, d_a = (leak, d_leak[0]) if alone else (leak[:n, None], d_leak[:n])
+                d_a += (here * (value - before)).sum(-2)
+                _back(torch.mul(here, a, out=delta), value, kind, slope, out=delta)
+                add_product_(here.mul_(1 - a), delta, weights)
+            if t % _BLOCK == 0:
+                block = slice(t, min(t + _BLOCK, len(values)))
+                over = _joined(deltas[: block.stop - t]).mT
+                d_matrix[..., :hidden] += over @ _joined(states[block])
+                # As rows: two columns would be a slow shape of product.
+                d_matrix[..., hidden:] += (_joined(inputs[block]).mT @ over.mT).mT
+        return d_matrix, d_leak, total, None, None, None, None, None
+
+
+def _joined(steps: Tensor) -> Tensor:
+    """All time steps of each network below one another."""
+    return steps.flatten(0, 2) if steps.shape[1] == 1 else steps.transpose(0, 1).flatten(1, 2)
 
 
 def scan(
@@ -204,8 +224,4 @@ def trace(
     tensor([0.5000, 0.2500])
     """
     with torch.no_grad():
-        states = _states(x, start)
-        if mask is not None:
-            states[0, ..., : start.shape[-1]] *= mask
-        _forward(states, folded, None, kind, slope, keep=False, mask=mask)
-    return states[1:, ..., : start.shape[-1]]
+        return _forward(folded, start, x, None, kind, slope, mask)[0][1:]

@@ -13,7 +13,7 @@ from jostle.timescales.tasks import NDMS, MemoryTask, NParity
 
 TaskName = Literal["parity", "dms"]
 TASKS: dict[str, type[MemoryTask]] = {"parity": NParity, "dms": NDMS}
-_SETTINGS = ("placement", "nonlinearity", "slope", "bound", "substeps")
+_SETTINGS = ("placement", "nonlinearity", "slope", "bound", "substeps", "self_connections")
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,6 @@ class Snapshot:
             "heads": net.heads,
             "shared_tau": len(net.tau_raw) == 1 < net.hidden,
             "train_tau": net.tau_raw.requires_grad,
-            "self_connections": bool(net.mask.diagonal().any()),
             **{name: getattr(net, name) for name in _SETTINGS},
         }
         rest = {name: value for name, value in asdict(self).items() if name != "network"}

@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from jostle.core.errors import require
+from jostle.timescales.networks import run_of
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class NParity(MemoryTask):
     def labels(self, bits: Float[Tensor, "batch time"], Ns: Sequence[int]) -> Int[Tensor, "batch tasks"]:
         """The label at the end of each sequence, for every N, by one sum from the end."""
         ones = bits[:, -max(Ns) :].flip(1).cumsum(1)
-        return ones[:, [N - 1 for N in Ns]].long() % 2
+        return ones[:, run_of(Ns, 1)].long() % 2
 
     def labels_in_time(self, bits: Float[Tensor, "batch time"], N: int) -> Int[Tensor, "batch answers"]:
         """The label after each step from the N-th on."""

@@ -2,6 +2,7 @@
 
 import copy
 import time
+import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,8 +18,7 @@ from jostle.timescales.scan import scan
 from jostle.timescales.starting import Optimiser, seeded, sgd
 from jostle.timescales.tasks import MemoryTask
 
-# On a processor one network of this size fills the caches by itself, and a batched product only loses.
-_SIDE_BY_SIDE = 200
+_AT_ONCE = 10  # batches of a test that run side by side on a GPU
 
 
 @dataclass
@@ -162,10 +162,9 @@ def train_curriculum(
     """Train networks in place; each goes on to its next stage when it passes the gate.
 
     The loss is the **sum** over active heads of the mean cross-entropy (arXiv 2309.12927, released code):
-    with many heads the clip at `clip` sets the length of a step. Replicas of a leaky network run as one
-    batched product where that is faster. They draw their own data, but share the quantile of the sequence
-    length, so that replicas at one N need no padding; a replica alone sees the very stream that it sees in
-    company.
+    with many heads the clip at `clip` sets the length of a step. Leaky networks of one shape run
+    side by side on a GPU. They draw their own data, but share the quantile of the sequence length, so that
+    replicas at one N need no padding; a replica alone sees the very stream that it sees in company.
 
     **Arguments:** `networks`: one or more. `task`. `curriculum`: one for all, or one for each. `optimiser`:
     makes one from parameters. `batch`: sequences a step. `steps`: optimiser steps between tests.
@@ -249,29 +248,20 @@ def _check_heads(learner: Learner, max_N: int | None) -> None:
 def _step(run: CurriculumRun, learners: list[Learner], batch: int, clip: float) -> None:
     u = float(torch.rand((), generator=run.lengths))
     k = float(torch.rand((), generator=run.lengths))
-    groups = (
-        [learners]
-        if _fit_together([learner.network for learner in learners])
-        else [[one] for one in learners]
-    )
-    for group in groups:
-        # Longest first: the networks that move at a step are then a slice.
-        group = sorted(group, key=lambda learner: -learner.active[-1])
+    logits, answers = [], []
+    for group in _groups(learners):
         data = [run.task.sample(batch, x.active, x.draws, run.task.length(x.active[-1], u)) for x in group]
         units = _final_units(group, [x for x, _ in data], k)
-        losses = []
         for learner, final, (_, labels) in zip(group, units, data, strict=True):
-            logits = learner.network.readout(final, learner.heads)
-            losses.append(
-                nn.functional.cross_entropy(logits.flatten(0, 1), labels.flatten()) * len(learner.heads)
-            )
+            logits.append(learner.network.readout(final, learner.heads).flatten(0, 1))
+            answers.append(labels.flatten())
             learner.optimiser.zero_grad(set_to_none=True)
-        torch.stack(losses).sum().backward()
-        for learner in group:
-            parameters = [p for p in learner.network.parameters() if p.grad is not None]
-            norm = nn.utils.clip_grad_norm_(parameters, clip)
-            learner.clipped += norm.detach() > clip
-            learner.optimiser.step()
+    # A sum over networks and heads of the mean over the batch.
+    (nn.functional.cross_entropy(torch.cat(logits), torch.cat(answers), reduction="sum") / batch).backward()
+    for learner in learners:
+        norm = nn.utils.clip_grad_norm_([p for p in learner.network.parameters() if p.grad is not None], clip)
+        learner.clipped += norm.detach() > clip
+        learner.optimiser.step()
 
 
 def _final_units(group: list[Learner], xs: list[Tensor], k: float) -> Iterator[Tensor]:
@@ -281,30 +271,36 @@ def _final_units(group: list[Learner], xs: list[Tensor], k: float) -> Iterator[T
         return
     substeps = network.substeps[int(k * len(network.substeps))]
     nets = [learner.network for learner in group if isinstance(learner.network, LeakyRNN)]
-    longest = xs[0].shape[1]
-    x = torch.stack([nn.functional.pad(one, (longest - one.shape[1], 0)) for one in xs])
-    start = torch.stack([a.network.initial_state(x.shape[1], a.draws) * a.network.alive for a in group])
-    active = None
+    longest, active = xs[0].shape[1], None
     if xs[-1].shape[1] < longest:
         active = [
             sum(one.shape[1] >= longest - t for one in xs) for t in range(longest) for _ in range(substeps)
         ]
-    x = x.to(start.dtype).repeat_interleave(substeps, -1)
+        xs = [nn.functional.pad(one, (longest - one.shape[1], 0)) for one in xs]
+    start = torch.stack([a.network.initial_state(len(xs[0]), a.draws) * a.network.alive for a in group])
+    x = torch.stack(xs).to(start.dtype)
+    x = x if substeps == 1 else x.repeat_interleave(substeps, -1)
     yield from scan(fold(nets, substeps), start, x, network.nonlinearity, network.slope, active)
 
 
-def _fit_together(networks: list[MemoryNetwork]) -> bool:
-    first = networks[0]
-    if len(networks) == 1:
-        return True
-    if not isinstance(first, LeakyRNN) or (first.bias.device.type == "cpu" and first.hidden > _SIDE_BY_SIDE):
-        return False
+def _side_by_side(network: MemoryNetwork) -> bool:
+    """Whether to run several as one: a GPU waits longer for its next small product than the product takes.
 
-    def shape(net: LeakyRNN) -> tuple[Any, ...]:
-        diagonal = float(net.mask[0, 0])
-        return net.hidden, net.placement, net.nonlinearity, net.slope, net.substeps, net.bias.device, diagonal
+    On a processor one product fills the caches by itself.
+    """
+    return isinstance(network, LeakyRNN) and network.bias.device.type != "cpu"
 
-    return all(isinstance(net, LeakyRNN) and shape(net) == shape(first) for net in networks)
+
+def _groups(learners: list[Learner]) -> list[list[Learner]]:
+    """Who runs side by side, longest first: the networks that move at a step are then a slice."""
+    groups: dict[Any, list[Learner]] = {}
+    for learner in sorted(learners, key=lambda learner: -learner.active[-1]):
+        net = learner.network
+        shape: Any = id(learner)
+        if isinstance(net, LeakyRNN) and _side_by_side(net):
+            shape = net.hidden, net.placement, net.nonlinearity, net.slope, net.substeps, net.self_connections
+        groups.setdefault(shape, []).append(learner)
+    return list(groups.values())
 
 
 @torch.no_grad()
@@ -322,16 +318,28 @@ def _test(
     finite = all(bool(torch.isfinite(p).all()) for p in network.parameters())
     newest = mean = 0.0
     seen, right = 0, torch.zeros(len(learner.active), device=learner.clipped.device)
+    ones = torch.zeros_like(right)
     while finite and seen < total:
-        x, labels = run.task.sample(batch, learner.active, learner.draws)
-        logits = network.readout(network.final(x, learner.draws), learner.heads)
-        right += (logits.argmax(-1) == labels).sum(0)
-        seen += batch
+        # One batch shows most failures; the rest of a test runs side by side where that is faster.
+        count = min(_AT_ONCE, (total - seen) // batch) if seen and _side_by_side(network) else 1
+        data = [run.task.sample(batch, learner.active, learner.draws) for _ in range(count)]
+        data.sort(key=lambda pair: -pair[0].shape[1])
+        units = _final_units([learner] * count, [x for x, _ in data], 0.0)
+        for final, (_, labels) in zip(units, data, strict=True):
+            right += (network.readout(final, learner.heads).argmax(-1) == labels).sum(0)
+            ones += labels.sum(0)
+        seen += batch * count
         wrong = seen - right
         newest, mean = 1 - float(wrong[-1]) / seen, 1 - float(wrong.mean()) / seen
         # Even if all that is left were right, the gate could not be passed any more.
         if 1 - max(float(wrong[-1]), float(wrong.mean())) / total <= gate:
             break
+    if seen >= 64 and float(ones[-1]) in (0.0, float(seen)):
+        warnings.warn(
+            f"all {seen} labels of N = {learner.active[-1]} in a test were the same: "
+            f"{run.task.name} asks nothing",
+            stacklevel=3,
+        )
     passed = seen == total and newest > gate and mean > gate
     N = learner.active[-1]
     row = {

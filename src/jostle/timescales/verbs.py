@@ -13,10 +13,12 @@ from jostle.timescales.autocorrelation import Autocorrelation, autocorrelation
 from jostle.timescales.curricula import MultiHead, SingleHead
 from jostle.timescales.fitting import TimescaleFit, fit_timescales
 from jostle.timescales.leaky import LeakyRNN
+from jostle.timescales.measuring import network_timescales
 from jostle.timescales.perturbing import Kind, choose_neurons, perturbation_sweep
 from jostle.timescales.perturbing import ablation as run_ablation
+from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.snapshots import TASKS, Snapshot, TaskName
-from jostle.timescales.starting import replicas
+from jostle.timescales.starting import replicas, seeded
 from jostle.timescales.training import CurriculumRun, train_curriculum
 
 
@@ -223,6 +225,70 @@ def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int 
     }
 
 
+def drive(
+    snapshot: Snapshot, *, steps: int = 20_000, trials: int = 10, max_lag: int = 100, seed: int = 0
+) -> RecordingTimescales:
+    """Fit the timescales of a trained network's neurons, driven by the random bits of its task.
+
+    **Arguments:** `snapshot`: a file that `train` wrote. `steps`: kept a trial. `trials`. `max_lag`: in steps.
+    **Returns:** a table with one row a neuron, in steps.
+
+    >>> len(drive(Snapshot(LeakyRNN(6), "dms", 2, 0), steps=3000, trials=2).fit.tau)
+    6
+    """
+    net = snapshot.network
+    found = network_timescales(
+        net,
+        snapshot.memory_task(),
+        generator=seeded(seed, "drive", net.bias.device),
+        steps=steps,
+        trials=trials,
+        max_lag=max_lag,
+    )
+    return RecordingTimescales(found.fit, found.curves, 1.0)
+
+
+def retrain(
+    snapshot: Snapshot,
+    *,
+    target: int,
+    epochs: int = 20,
+    steps: int = 600,
+    batch: int = 128,
+    seed: int = 0,
+    callback: Callable[[int, int, str], None] | None = None,
+) -> dict[str, Any]:
+    """Teach a copy of a trained network one later N, and say how well it does.
+
+    **Arguments:** `snapshot`: a file that `train` wrote. `target`: the N to learn. `epochs` of `steps` steps
+    each. `batch`: sequences a step. `callback`: told how far it is.
+    **Returns:** mean accuracy on streams of fair bits, and its SD over streams.
+
+    >>> found = retrain(Snapshot(LeakyRNN(6), "parity", 2, 0), target=3, epochs=1, steps=2, batch=4)
+    >>> found["N"], found["target"]
+    (2, 3)
+    """
+    N = _known(snapshot)
+    require(target >= 2, f"target must be at least 2, but {target} came")
+
+    def report(run: CurriculumRun) -> None:
+        if callback is not None:
+            callback(run.steps, epochs * steps, f"accuracy {run.rows[-1]['accuracy']:.2f}")
+
+    found = retrain_generalisation(
+        snapshot.network,
+        snapshot.memory_task(),
+        [target],
+        head=snapshot.head,
+        epochs=epochs,
+        steps=steps,
+        batch=batch,
+        seed=seed,
+        callback=report,
+    )
+    return {"N": N, "target": target, "accuracy": float(found.mean()), "sd": float(found.std(ddof=1))}
+
+
 def _known(snapshot: Snapshot) -> int:
     require(snapshot.N >= 2, "the network has passed no N: train it for longer")
     return snapshot.N
@@ -262,5 +328,4 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-VERBS = (measure, train, sweep, ablation)
-__all__ = ["VERBS", "RecordingTimescales", "measure", "train"]
+VERBS = (measure, train, drive, sweep, ablation, retrain)
