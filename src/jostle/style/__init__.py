@@ -9,11 +9,11 @@ from jostle.style.attack import (
     style_curve,
     worst_style,
 )
-from jostle.style.domains import as_domain, load_domain, load_domains
+from jostle.style.domains import Domain, as_domain, load_domain, load_domains
 from jostle.style.evaluate import Interval, Summary, Trial, paired, proxy_a_distance, summarise, t_interval
 from jostle.style.insertion import Inserted, enabled, insert, param_groups, places, scales, style_layers
 from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
-from jostle.style.protocol import METHODS, Domain, Method, Protocol, dg_benchmark, fit, scale_report, trial
+from jostle.style.protocol import METHODS, Method, Protocol, dg_benchmark, fit, scale_report, trial
 from jostle.style.restyle import batch_uncertainty, channel_statistics, grad_reverse, restyle
 from jostle.style.retrieval import Retrieval, embed, persons, rank, retrieve
 from jostle.style.verbs import Bench, Trained, attack, bench, report, train

@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from jostle.core.errors import require
-from jostle.style.domains import LiteTail, LiteTrunk, as_domain, cached, load_domains
+from jostle.style.domains import Domain, as_domain, load_domains
 from jostle.style.insertion import At, places
-from jostle.style.protocol import Domain, Protocol
+from jostle.style.lite import LiteTail, LiteTrunk, cached, layout
+from jostle.style.protocol import Protocol
 from jostle.zoo import load_data, load_model
 
 PACS = ("photo", "art_painting", "cartoon", "sketch")
@@ -55,7 +56,7 @@ class DigitNet(nn.Sequential):
         self.add_module("classify", nn.Linear(256, 10))
 
 
-def digits_case(protocol: Protocol, size: int = 16) -> Case:
+def digits_case(protocol: Protocol, size: int = 16, device: str = "cpu") -> Case:
     """MNIST-5k to scikit-learn's digits and back: other writers, scanners and resolutions, the same ten
     classes.
 
@@ -70,14 +71,19 @@ def digits_case(protocol: Protocol, size: int = 16) -> Case:
             torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))[: len(digits)]
         )
         mnist = Domain(_square(mnist.images[:, :, 4:24, 4:24], size), mnist.labels)
-        return {"mnist5k": mnist, "digits": Domain(_square(digits.images, size), digits.labels)}
+        digits = Domain(_square(digits.images, size), digits.labels)
+        return {"mnist5k": mnist.to(device), "digits": digits.to(device)}
 
     both = ((("mnist5k",), ("digits",)), (("digits",), ("mnist5k",)))
     note = f"MNIST-5k and scikit-learn digits, 1,797 images each at {size} px; a CNN of three convolutions"
-    return Case(both, load, DigitNet, DigitNet.PLACES, replace(protocol, mirror=False), note)
+    return Case(
+        both, load, lambda: DigitNet().to(device), DigitNet.PLACES, replace(protocol, mirror=False), note
+    )
 
 
-def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_limit: int | None) -> Case:
+def pacs_case(
+    data: str, source: str, protocol: Protocol, *, size: int, test_limit: int | None, device: str = "cpu"
+) -> Case:
     """PACS from one source to the other three, with EfficientNet-Lite0 whose first blocks are frozen and
     cached.
     """
@@ -87,14 +93,17 @@ def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_lim
     def load() -> dict[str, Domain]:
         limits = [None, *[test_limit] * len(targets)]
         domains = load_domains(data, (source, *targets), size=size, limits=limits)
-        trunk = LiteTrunk()
-        return {name: cached(domain, trunk) for name, domain in domains.items()}
+        trunk = LiteTrunk().to(device)
+        return {name: cached(domain.to(device), trunk) for name, domain in domains.items()}
+
+    def build() -> nn.Module:
+        return LiteTail(7).to(device=device, memory_format=layout(device))
 
     note = (
         f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "
         "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; not the official split"
     )
-    return Case(((((source,), targets)),), load, lambda: LiteTail(7), LiteTail.PLACES, protocol, note)
+    return Case((((source,), targets),), load, build, LiteTail.PLACES, protocol, note)
 
 
 def network_case(
@@ -103,30 +112,35 @@ def network_case(
     weights: str | None,
     protocol: Protocol,
     *,
+    source: str,
     size: int,
     leave_one_out: bool,
     at: str,
+    device: str = "cpu",
 ) -> Case:
-    """PACS with a whole network, every domain as the only source once, or left out once; all target
-    images.
+    """PACS with a whole network: one domain as the only source, each of them once, or each left out once; all
+    target images. They stay on the device in 8 bits.
     """
+    require(
+        source in ("each", *PACS), f"source must be each or one of {', '.join(PACS)}, but {source!r} came"
+    )
 
     def load() -> dict[str, Domain]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = load_domains(data, PACS, size=size)
-        return {name: Domain(d.images.to(device), d.labels.to(device)) for name, d in found.items()}
+        found = load_domains(data, PACS, size=size, eight_bit=True)
+        return {name: domain.to(device) for name, domain in found.items()}
 
     def build() -> nn.Module:
         model = load_model(network, weights)
         _new_head(model, 7)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        return model.to(device)
 
     def rest(name: str) -> tuple[str, ...]:
         return tuple(other for other in PACS if other != name)
 
-    plans = tuple((rest(name), (name,)) if leave_one_out else ((name,), rest(name)) for name in PACS)
+    ones = PACS if source == "each" else (source,)
+    plans = tuple((rest(name), (name,)) if leave_one_out else ((name,), rest(name)) for name in ones)
     chosen: At = places(load_model(network), at, torch.zeros(2, 3, 64, 64))
-    kind = "leaving one domain out" if leave_one_out else "from each single source"
+    kind = "leaving one domain out" if leave_one_out else "from a single source"
     note = f"PACS at {size} px, {kind}, {network}; split drawn here, not the official one"
     return Case(plans, load, build, chosen, protocol, note)
 

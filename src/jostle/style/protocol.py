@@ -10,12 +10,13 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jostle.core.errors import require
 from jostle.core.training import Trainer, minibatches
 from jostle.style.advstyle import AdvStyle, check_scales
+from jostle.style.augment import augmented
+from jostle.style.domains import Domain, check_domains, floating, joined, split
 from jostle.style.evaluate import Trial
 from jostle.style.insertion import KINDS, At, insert, param_groups, scales, style_layers
 
@@ -23,27 +24,6 @@ Build = Callable[[], nn.Module]
 """Makes a fresh model; its random weights come from torch's own generator, which is seeded for it."""
 Progress = Callable[[int, int, str], None]
 TEST_BATCH = 100
-
-
-@dataclass(frozen=True, eq=False)
-class Domain:
-    """The images of one domain in memory.
-
-    **Arguments:** `images`: `(n, channels, height, width)`, what the model takes. `labels`: `(n,)`.
-    `mirrored`: the same images mirrored, for inputs that cannot simply be flipped, such as cached features.
-    """
-
-    images: Float[Tensor, "n c h w"]
-    labels: Int[Tensor, " n"]
-    mirrored: Float[Tensor, "n c h w"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Int[Tensor, " m"]) -> "Domain":
-        """The images at `indices`."""
-        mirrored = None if self.mirrored is None else self.mirrored[indices]
-        return Domain(self.images[indices], self.labels[indices], mirrored)
 
 
 @dataclass(frozen=True)
@@ -81,14 +61,16 @@ METHODS: dict[str, Method] = {
 class Protocol:
     """All that decides a domain generalisation number besides the method; it goes into every record.
 
-    The defaults are those of the official PACS script but for the split, which is drawn here.
+    The defaults are those of the official PACS script but for the split, which is drawn here, and `translate`.
 
     **Arguments:** `epochs`, `batch`, `lr`, `momentum`, `weight_decay`: SGD with a cosine to zero, a step a
     batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `validation`:
     share of each source held out, stratified by class, in [0, 1). `split_seed`: of that split, the same for
     all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
-    sources. `mirror`: random horizontal mirroring. `ascent`: `"joint"`, one step for all, as published, or
-    `"inner"`: three ascent-only steps on the scales before each step on the weights.
+    sources. `mirror`: random horizontal mirroring. `translate`: random windows of images made an eighth larger,
+    as that script has them; for whole images, not for cached features. `ascent`: `"joint"`, one step for all, as
+    published, or `"inner"`: three ascent-only steps on the scales before each step on the weights. `precision`:
+    in which the network computes; styles are computed in float32 at least, whatever it is.
 
     >>> Protocol(epochs=1).batch
     64
@@ -104,7 +86,9 @@ class Protocol:
     split_seed: int = 0
     selection: Literal["last", "source_val"] = "last"
     mirror: bool = True
+    translate: bool = False
     ascent: Literal["joint", "inner"] = "joint"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be at least 1, but {self.epochs} came")
@@ -123,40 +107,6 @@ def stream(seed: int, name: str) -> torch.Generator:
     Four streams apart, so that methods see the same batches whatever noise they draw: they are paired.
     """
     return torch.Generator().manual_seed(zlib.crc32(f"style/{seed}/{name}".encode()))
-
-
-def split(labels: Int[Tensor, " n"], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a training and a held-out part, stratified by class.
-
-    >>> train, held = split(torch.tensor([0] * 10 + [1] * 10), 0.1, seed=0)
-    >>> len(train), len(held)
-    (18, 2)
-    """
-    generator = torch.Generator().manual_seed(seed)
-    held = []
-    for kind in labels.unique():
-        members = (labels == kind).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator)
-        held.append(members[order[: round(share * len(members))]])
-    out = torch.cat(held).sort().values
-    mask = torch.ones(len(labels), dtype=torch.bool)
-    mask[out] = False
-    return mask.nonzero().flatten(), out
-
-
-def check_domains(domains: Mapping[str, Domain], sources: Sequence[str], targets: Sequence[str]) -> None:
-    """Refuse a comparison that would mean nothing.
-
-    **Raises:** `JostleError` for an unknown or empty domain, a target that is a source, a single class.
-    """
-    for name in (*sources, *targets):
-        require(name in domains, f"domain must be one of {', '.join(domains)}, but {name!r} came")
-        require(len(domains[name]) > 0, f"domain {name!r} is empty")
-    require(bool(sources) and bool(targets), "there must be at least one source and one target domain")
-    both = sorted(set(sources) & set(targets))
-    require(not both, f"domain {', '.join(both)} is both source and target")
-    kinds = torch.cat([domains[name].labels for name in sources]).unique()
-    require(len(kinds) >= 2, "the sources hold a single class: there is nothing to learn")
 
 
 def trial(
@@ -183,20 +133,27 @@ def trial(
     """
     check_domains(domains, sources, targets)
     started = time.perf_counter()
-    train, held = _parts(domains, sources, protocol)
-    # Dropout and the like draw from torch's own stream; it is handed back as it was.
-    with torch.random.fork_rng(devices=[]):
+    parts = {name: split(domains[name].labels, protocol.validation, protocol.split_seed) for name in sources}
+    train, held = (joined([domains[name].subset(parts[name][side]) for name in sources]) for side in (0, 1))
+    device = train.images.device
+    # Dropout and the like draw from torch's own streams; they are handed back as they were. A seed that is run
+    # again gives the same numbers, and float32 means float32, on a GPU too.
+    with (
+        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
         torch.manual_seed(stream(seed, "initialisation").initial_seed())
         model = build()
-        example = train.images[: min(2, len(train))]
+        example = floating(train.images[: min(2, len(train))])
         how = _method(method)
         if how.kind in KINDS:
             insert(model, at, how.kind, example=example, generator=stream(seed, "noise"), **how.settings)
         history, accuracy = fit(
             model, train, protocol, seed, held=held, mixup=how.kind == "mixup", callback=callback
         )
-    model.eval()
-    correct = {name: int(hits(model, domains[name])) for name in targets}
+        model.eval()
+        with _precision(protocol, device):
+            correct = {name: hits(model, domains[name]) for name in targets}
     total = {name: len(domains[name]) for name in targets}
     seconds = time.perf_counter() - started
     return Trial(method, seed, tuple(sources), correct, total, accuracy, seconds, history), model
@@ -231,7 +188,8 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, each * protocol.epochs)
 
     def loss(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        x, y = _augmented(train, batch[0], protocol.mirror, augmentation), train.labels[batch[0]]
+        x = augmented(train, batch[0], augmentation, mirror=protocol.mirror, translate=protocol.translate)
+        y = train.labels[batch[0]]
         if protocol.ascent == "inner" and own:
             for _ in range(3):
                 grads = torch.autograd.grad(F.cross_entropy(net(x), y), own, allow_unused=True)
@@ -247,7 +205,15 @@ def fit(
         out = net(weight * x + (1 - weight) * x[other])
         return weight * F.cross_entropy(out, y) + (1 - weight) * F.cross_entropy(out, y[other])
 
-    trainer = Trainer(model, optimiser, loss, schedule=schedule)
+    def cast(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        with _precision(protocol, train.images.device):
+            return loss(net, batch)
+
+    def judged(held: Domain) -> float:
+        with _precision(protocol, train.images.device):
+            return 100 * hits(model, held) / len(held)
+
+    trainer = Trainer(model, optimiser, cast, schedule=schedule)
     rows: list[dict[str, Any]] = []
     best, best_state, accuracy = -1.0, None, math.nan
 
@@ -260,7 +226,7 @@ def fit(
         check_scales(model, trainer.step)
         rows.append({"epoch": trainer.step // each, "loss": trainer.last, "scales": scale_report(model)})
         if protocol.selection == "source_val" and held is not None:
-            now = 100 * hits(model, held) / len(held)
+            now = judged(held)
             if now > best:
                 best, best_state = now, copy.deepcopy(model.state_dict())
 
@@ -276,7 +242,7 @@ def fit(
     if best_state is not None:
         model.load_state_dict(best_state)
     if held is not None and len(held):
-        accuracy = 100 * hits(model, held) / len(held)
+        accuracy = judged(held)
     return tuple(rows), accuracy
 
 
@@ -287,7 +253,7 @@ def hits(model: nn.Module, domain: Domain) -> int:
     model.eval()
     right = 0
     for images, labels in zip(domain.images.split(TEST_BATCH), domain.labels.split(TEST_BATCH), strict=True):
-        right += int((model(images).argmax(1) == labels).sum())
+        right += int((model(floating(images)).argmax(1) == labels).sum())
     model.train(was)
     return right
 
@@ -313,40 +279,14 @@ def scale_report(model: nn.Module) -> dict[str, dict[str, float]]:
     return out
 
 
+def _precision(protocol: Protocol, device: torch.device) -> torch.autocast:
+    """The context in which the network computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
+
+
 def _method(name: str) -> Method:
     require(name in METHODS, f"method must be one of {', '.join(METHODS)}, but {name!r} came")
     return METHODS[name]
-
-
-def _parts(
-    domains: Mapping[str, Domain], sources: Sequence[str], protocol: Protocol
-) -> tuple[Domain, Domain]:
-    train, held = [], []
-    for name in sources:
-        ours, theirs = split(domains[name].labels, protocol.validation, protocol.split_seed)
-        train.append(domains[name].subset(ours))
-        held.append(domains[name].subset(theirs))
-    return _joined(train), _joined(held)
-
-
-def _joined(parts: Sequence[Domain]) -> Domain:
-    if len(parts) == 1:
-        return parts[0]
-    mirrors = [part.mirrored for part in parts if part.mirrored is not None]
-    return Domain(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat(mirrors) if len(mirrors) == len(parts) else None,
-    )
-
-
-def _augmented(train: Domain, chosen: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
-    x = train.images[chosen]
-    if not mirror:
-        return x
-    flip = torch.rand(len(chosen), generator=generator) < 0.5
-    turned = x.flip(-1) if train.mirrored is None else train.mirrored[chosen]
-    return torch.where(flip.to(x.device)[:, None, None, None], turned, x)
 
 
 def dg_benchmark(

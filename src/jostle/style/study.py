@@ -2,20 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from jostle.core.taps import Taps, frozen
-from jostle.lab import Claim, Run, Stage, Study
+from jostle.lab import Run, Stage, Study, parallel
+from jostle.lab.engines import Engine
 from jostle.style import figures
 from jostle.style.advstyle import AdvStyle
 from jostle.style.attack import StyleCurve, fit_reference, style_curve
 from jostle.style.cases import PACS_ARCHIVE, Case, digits_case, network_case, pacs_case
-from jostle.style.evaluate import Interval, Trial, paired, proxy_a_distance, summarise
+from jostle.style.claims import CLAIMS
+from jostle.style.domains import Domain, floating, split
+from jostle.style.evaluate import Trial, paired, proxy_a_distance, summarise
 from jostle.style.insertion import style_layers
-from jostle.style.protocol import Domain, Protocol, split, trial
+from jostle.style.protocol import Protocol, trial
 from jostle.style.restyle import channel_statistics
 
 
@@ -25,10 +29,11 @@ class Config:
 
     `data`: `digits`, or `PACS` (`pacs-128.zip`, looked for here and under `JOSTLE_DATA`), or a folder or zip
     of `DOMAIN/CLASS/` with the domains of PACS. `network`: `small` (a CNN for digits, EfficientNet-Lite0 with
-    a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS with
-    the small network. `seeds`, `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a
-    network of the zoo. `leave_one_out`: train on three domains. `radii`, `attacked`, `attack_steps`: of the
-    worst-style curve.
+    a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS, or
+    `each` in turn with a network of the zoo. `seeds`, `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where
+    style layers go in a network of the zoo. `leave_one_out`: train on three domains. `precision`: of the
+    network. `device`: `auto` takes the GPU if there is one. `jobs`, `engine`: trainings at a time, and who runs
+    them; several share a GPU. `radii`, `attacked`, `attack_steps`: of the worst-style curve.
     """
 
     data: str = "digits"
@@ -45,6 +50,10 @@ class Config:
     test_limit: int = 400
     at: str = "auto"
     leave_one_out: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    jobs: int = 1
+    engine: Engine = "loky"
     radii: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
     attacked: int = 64
     attack_steps: int = 10
@@ -52,6 +61,8 @@ class Config:
 
 WHOLE = {
     "data": "PACS",
+    "source": "each",
+    "precision": "bfloat16",
     "epochs": 50,
     "batch": 64,
     "lr": 1e-3,
@@ -80,59 +91,95 @@ PRESETS = {
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Every method with every seed, one stage each; then the tables and the figures."""
+    """Every method with every seed, side by side; then the tables and the figures."""
     case, seeds = _case(config)
-    loaded: dict[str, Domain] = {}
-
-    def domains() -> dict[str, Domain]:
-        if not loaded:
-            loaded.update(case.load())
-        return loaded
-
-    jobs = [(seed, i, method) for seed in seeds for i in range(len(case.plans)) for method in config.methods]
-    kept: list[dict[str, Any]] = []
-    with run.progress("training", len(jobs)) as advance:
-        for seed, i, method in jobs:
-            # The first seed's models are looked at more closely.
-            probe = seed == seeds[0] and i == 0
-
-            def work(
-                stage: Stage, seed: int = seed, i: int = i, method: str = method, probe: bool = probe
-            ) -> Any:
-                return _trial(config, case, domains(), i, method, seed, probe)
-
-            kept.append(run.stage(f"{method} seed {seed} plan {i}", work))
-            row = kept[-1]["trial"]
-            advance(f"{method} {_rebuilt(row).macro:.1f} %")
-            run.log(**{key: value for key, value in row.items() if key != "history"})
-    trials = [_rebuilt(item["trial"]) for item in kept]
-    probes = {item["trial"]["method"]: item for item in kept if "curve" in item}
+    # Seeds outermost: what is there after a stop is paired.
+    tasks = {
+        f"{method} seed {seed} plan {i}": Task(config, method, seed, i, seed == seeds[0] and i == 0)
+        for seed in seeds
+        for i in range(len(case.plans))
+        for method in config.methods
+    }
+    kept = run.stage("trials", lambda stage: _trials(config, run, stage, tasks))
+    trials = [_rebuilt(item["trial"]) for item in kept.values()]
+    probes = {item["trial"]["method"]: item for item in kept.values() if "curve" in item}
     return _report(config, run, case, seeds, trials, probes)
 
 
+@dataclass(frozen=True)
+class Task:
+    """One training; `probe`: whether its model is looked at more closely."""
+
+    config: Config
+    method: str
+    seed: int
+    plan: int
+    probe: bool
+
+
+def _trials(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """All trainings; a killed run keeps those that are done."""
+    stage.every = 0.0
+    done: dict[str, Any] = stage.load() or {}
+    left = [name for name in tasks if name not in done]
+    with run.progress("training", len(tasks)) as advance:
+        advance("", steps=len(done))
+        for i, item in parallel(
+            carry_out, [tasks[name] for name in left], engine=config.engine, jobs=config.jobs
+        ):
+            done[left[i]] = item
+            run.log(**{key: value for key, value in item["trial"].items() if key != "history"})
+            stage.save(done)
+            advance(f"{tasks[left[i]].method} {_rebuilt(item['trial']).macro:.1f} %")
+    _domains.cache_clear()
+    return {name: done[name] for name in tasks}
+
+
+def carry_out(task: Task) -> dict[str, Any]:
+    """Train and test one method with one seed; a process reads the data once, for all its tasks."""
+    case, _ = _case(task.config)
+    return _trial(task.config, case, _domains(task.config), task.plan, task.method, task.seed, task.probe)
+
+
+@lru_cache(maxsize=1)
+def _domains(config: Config) -> dict[str, Domain]:
+    return _case(config)[0].load()
+
+
+@lru_cache(maxsize=1)
 def _case(config: Config) -> tuple[Case, list[int]]:
     def chosen(**plan: Any) -> Protocol:
-        return Protocol(**{key: getattr(config, key) or value for key, value in plan.items()})
+        set_here = {key: getattr(config, key, 0) or value for key, value in plan.items()}
+        return Protocol(**set_here, precision=config.precision)
 
     data = PACS_ARCHIVE if config.data == "PACS" else config.data
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     if config.network != "small":
-        protocol = chosen(epochs=50, batch=64, lr=1e-3)
-        size = config.size or 224
+        protocol = chosen(epochs=50, batch=64, lr=1e-3, translate=True)
         case = network_case(
             data,
             config.network,
             config.weights,
             protocol,
-            size=size,
+            source=config.source,
+            size=config.size or 224,
             leave_one_out=config.leave_one_out,
             at=config.at,
+            device=device,
         )
         count = 3
     elif config.data == "digits":
-        case, count = digits_case(chosen(epochs=4, batch=64, lr=0.05), size=config.size or 16), 5
+        case = digits_case(chosen(epochs=4, batch=64, lr=0.05), config.size or 16, device)
+        count = 5
     else:
-        protocol = chosen(epochs=4, batch=32, lr=0.01)
-        case = pacs_case(data, config.source, protocol, size=config.size or 64, test_limit=config.test_limit)
+        case = pacs_case(
+            data,
+            config.source,
+            chosen(epochs=4, batch=32, lr=0.01),
+            size=config.size or 64,
+            test_limit=config.test_limit,
+            device=device,
+        )
         count = 10
     return case, [config.seed + i for i in range(config.seeds or count)]
 
@@ -146,10 +193,11 @@ def _trial(
     if probe:
         layer = case.at[0]
         source = domains[sources[0]]
-        # Held-out images of the source: what is attacked was not trained on.
-        _, held = split(source.labels, case.protocol.validation, case.protocol.split_seed)
+        ours, held = split(source.labels, case.protocol.validation, case.protocol.split_seed)
+        # The unit is that of the training images; what is attacked was not trained on.
+        train, _ = _first(source.subset(ours), 10 * config.attacked)
         test = _first(source.subset(held), config.attacked)
-        reference = fit_reference(model, source.images[: 10 * config.attacked].split(100), layer)
+        reference = fit_reference(model, train.split(100), layer)
         curve = style_curve(model, *test, reference, config.radii, steps=config.attack_steps)
         out["curve"] = asdict(curve)
         out["space"] = _space(model, domains, (sources[0], *targets), layer, config.attacked * 3)
@@ -159,7 +207,7 @@ def _trial(
 def _first(domain: Domain, count: int) -> tuple[Tensor, Tensor]:
     """`count` images spread evenly over a domain, and their labels."""
     chosen = torch.linspace(0, len(domain) - 1, min(count, len(domain))).long()
-    return domain.images[chosen], domain.labels[chosen]
+    return floating(domain.images[chosen]), domain.labels[chosen]
 
 
 def _space(
@@ -263,96 +311,5 @@ def _report(
         "proxy_a_distance": distances,
     }
 
-
-def _interval(metrics: Mapping[str, Any], pair: str) -> Interval | None:
-    row = metrics["paired"].get(pair)
-    return None if row is None else Interval(**row)
-
-
-def _gap(metrics: Mapping[str, Any], pair: str) -> str | None:
-    found = _interval(metrics, pair)
-    return (
-        None
-        if found is None
-        else f"{found.mean:+.1f} points [{found.low:+.1f}, {found.high:+.1f}], {found.count} seeds"
-    )
-
-
-def _above(metrics: Mapping[str, Any], pair: str) -> bool:
-    found = _interval(metrics, pair)
-    return found is not None and found.low > 0
-
-
-def _steady(metrics: Mapping[str, Any]) -> bool:
-    rows = metrics["methods"]
-    mine = rows["advstyle"]["macro"]
-    others = [row["macro"] for name, row in rows.items() if not name.startswith("advstyle")]
-    return all(mine["mean"] > row["mean"] and mine["sd"] < row["sd"] for row in others)
-
-
-def _table(metrics: Mapping[str, Any]) -> str | None:
-    if "advstyle" not in metrics["methods"]:
-        return None
-    return ", ".join(
-        f"{k} {v['macro']['mean']:.1f} ± {v['macro']['sd']:.1f}" for k, v in metrics["methods"].items()
-    )
-
-
-def _single_source(metrics: Mapping[str, Any]) -> str | None:
-    rows = metrics["methods"]
-    whole = metrics["network"] == "torchvision:resnet50" and "advstyle" in rows
-    return (
-        f"{rows['erm']['pooled']['mean']:.1f} -> {rows['advstyle']['pooled']['mean']:.1f} %"
-        if whole
-        else None
-    )
-
-
-CLAIMS = [
-    Claim(
-        "STY-GAIN",
-        "AdvStyle is above plain training, seed by seed, with a 95 % interval above zero",
-        "not stated",
-        "quick",
-        lambda m: _gap(m, "advstyle - erm"),
-        lambda m: _above(m, "advstyle - erm"),
-    ),
-    Claim(
-        "STY-ADVERSARY",
-        "The adversary helps: lambda = 10 is above lambda = 0 (noise alone), interval above zero",
-        "not stated",
-        "quick",
-        lambda m: _gap(m, "advstyle - advstyle-lambda0"),
-        lambda m: _above(m, "advstyle - advstyle-lambda0"),
-    ),
-    Claim(
-        "STY-C2",
-        "AdvStyle has a higher mean and a lower fluctuation over seeds than every other method",
-        "stated without a figure (abstract)",
-        "quick",
-        _table,
-        _steady,
-    ),
-    Claim(
-        "STY-C1",
-        "Single-source PACS with ResNet50: above the best earlier method, mean accuracy",
-        "61.2 -> 67.1 %",
-        "paper",
-        _single_source,
-        lambda m: all(
-            m["methods"]["advstyle"]["pooled"]["mean"] > row["pooled"]["mean"]
-            for name, row in m["methods"].items()
-            if not name.startswith("advstyle")
-        ),
-    ),
-    Claim(
-        "STY-C3",
-        "Re-identification with OSNet, Market to Duke: above DSU in mAP",
-        "31.0 -> 33.2 mAP (as a later paper quotes it)",
-        "paper",
-        lambda m: None,
-        lambda m: False,
-    ),
-]
 
 STUDY = Study("style", PRESETS, run, CLAIMS)

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from jostle.core.errors import require
 from jostle.files import whole, write_json
 from jostle.style.attack import Norm, StyleCurve, fit_reference, style_curve
-from jostle.style.domains import as_domain, load_domains
+from jostle.style.domains import as_domain, load_domains, split
 from jostle.style.evaluate import summarise
 from jostle.style.insertion import KINDS, insert, places
-from jostle.style.protocol import Protocol, dg_benchmark, fit, scale_report, split, stream
+from jostle.style.protocol import Protocol, dg_benchmark, fit, scale_report, stream
 from jostle.zoo import Images, load_model
 
 Progress = Callable[[int, int, str], None]
