@@ -51,12 +51,12 @@ def translated(
     >>> torch.equal(translated(x, torch.tensor([False]), torch.tensor([[0, 0]])), x)
     True
     """
-    theta = torch.zeros(len(x), 2, 3)
+    theta = torch.zeros(len(x), 2, 3, dtype=torch.float64)
     for row, axis in ((0, -1), (1, -2)):  # grid_sample takes columns first
         old = x.shape[axis]
         new = round(ENLARGED * old)
         theta[:, row, row] = old / new
-        theta[:, row, 2] = old / new + 2 * corner[:, 1 - row] / new - 1
+        theta[:, row, 2] = old / new + 2 * corner[:, 1 - row].double() / new - 1
     grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
     there = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return torch.where(moved.to(x.device)[:, None, None, None], there, x)

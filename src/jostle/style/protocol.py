@@ -4,7 +4,8 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -136,12 +137,8 @@ def trial(
     parts = {name: split(domains[name].labels, protocol.validation, protocol.split_seed) for name in sources}
     train, held = (joined([domains[name].subset(parts[name][side]) for name in sources]) for side in (0, 1))
     device = train.images.device
-    # Dropout and the like draw from torch's own streams; they are handed back as they were. A seed that is run
-    # again gives the same numbers, and float32 means float32, on a GPU too.
-    with (
-        torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
+    # Dropout and the like draw from torch's own streams; they are handed back as they were.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _repeatable():
         torch.manual_seed(stream(seed, "initialisation").initial_seed())
         model = build()
         example = floating(train.images[: min(2, len(train))])
@@ -277,6 +274,18 @@ def scale_report(model: nn.Module) -> dict[str, dict[str, float]]:
                 "negative": float(torch.cat([mu, sigma]).lt(0).double().mean()),
             }
     return out
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """On a GPU too a seed that is run again gives the same numbers."""
+    flags = torch.backends.cudnn
+    was = flags.deterministic, flags.benchmark
+    flags.deterministic, flags.benchmark = True, False
+    try:
+        yield
+    finally:
+        flags.deterministic, flags.benchmark = was
 
 
 def _precision(protocol: Protocol, device: torch.device) -> torch.autocast:
