@@ -97,7 +97,7 @@ def pacs_case(
         return {name: cached(domain.to(device), trunk) for name, domain in domains.items()}
 
     def build() -> nn.Module:
-        return LiteTail(7).to(device=device, memory_format=layout(device))
+        return LiteTail(7).to(device).to(memory_format=layout(device))
 
     note = (
         f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "

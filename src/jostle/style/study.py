@@ -149,8 +149,9 @@ def _domains(config: Config) -> dict[str, Domain]:
 @lru_cache(maxsize=1)
 def _case(config: Config) -> tuple[Case, list[int]]:
     def chosen(**plan: Any) -> Protocol:
-        set_here = {key: getattr(config, key, 0) or value for key, value in plan.items()}
-        return Protocol(**set_here, precision=config.precision)
+        for key in plan.keys() & {"epochs", "batch", "lr"}:
+            plan[key] = getattr(config, key) or plan[key]
+        return Protocol(**plan, precision=config.precision)
 
     data = PACS_ARCHIVE if config.data == "PACS" else config.data
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
