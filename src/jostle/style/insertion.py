@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.core.layers import find
-from jostle.core.taps import Taps, _swap_first, first_tensor, frozen
+from jostle.core.taps import Taps, first_tensor, frozen, swap_first
 from jostle.style.advstyle import AdvStyle
 from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
 
@@ -154,7 +154,7 @@ class _Behind:
         styled = self.layer(part)
         if styled is part:
             return None
-        return _swap_first(output, torch.cat([value[:, : self.skip], styled], dim=1) if self.skip else styled)
+        return swap_first(output, torch.cat([value[:, : self.skip], styled], dim=1) if self.skip else styled)
 
 
 def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) -> tuple[str, ...]:
