@@ -1,29 +1,18 @@
 """Intervals, pairs, retrieval and the distance between domains, against other people's code."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from jostle import JostleError
-from jostle.style import Trial, paired, proxy_a_distance, rank, summarise, t_interval
+from jostle.style import Trial, paired, proxy_a_distance, rank, summarise
 
 
 def make(method, seed, correct, sources=("photo",)):
     return Trial(
         method, seed, sources, correct, {name: 10 * (i + 1) for i, name in enumerate(correct)}, 0.0, 0.0
     )
-
-
-def test_the_interval_is_scipys():
-    values = [3.0, 5.0, 4.0, 8.0]
-    found = t_interval(values)
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert found.low == pytest.approx(low) and found.high == pytest.approx(high)
-    assert math.isnan(t_interval([1.0]).low)
 
 
 def test_macro_and_pooled_differ():

@@ -10,7 +10,7 @@ from jostle.style.attack import (
     worst_style,
 )
 from jostle.style.domains import Domain, as_domain, load_domain, load_domains
-from jostle.style.evaluate import Interval, Summary, Trial, paired, proxy_a_distance, summarise, t_interval
+from jostle.style.evaluate import Summary, Trial, paired, proxy_a_distance, summarise
 from jostle.style.insertion import Inserted, enabled, insert, param_groups, places, scales, style_layers
 from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
 from jostle.style.protocol import METHODS, Method, Protocol, dg_benchmark, fit, scale_report, trial
@@ -29,7 +29,6 @@ __all__ = [
     "Domain",
     "EFDMix",
     "Inserted",
-    "Interval",
     "Method",
     "MixStyle",
     "PAdaIN",
@@ -71,7 +70,6 @@ __all__ = [
     "style_curve",
     "style_layers",
     "summarise",
-    "t_interval",
     "train",
     "trial",
     "worst_style",

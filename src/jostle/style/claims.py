@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jostle.core.statistics import Interval
 from jostle.lab import Claim
-from jostle.style.evaluate import Interval
 
 
 def _interval(metrics: Mapping[str, Any], pair: str) -> Interval | None:

@@ -1,50 +1,15 @@
 """What a comparison of methods shows: accuracy pooled and macro, paired over seeds, with intervals."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from jostle.core.errors import optional, require
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with its sample standard deviation and 95 % t-interval; NaN where one seed tells
-    nothing.
-    """
-
-    mean: float
-    sd: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's interval of a mean: `mean ± t_{n-1} sd / sqrt(n)`.
-
-    **Arguments:** `values`: one a seed, at least one. `level`: in (0, 1).
-
-    >>> print(t_interval([1.0, 2.0, 3.0]))
-    2.0 [-0.5, 4.5]
-    """
-    require(len(values) >= 1, "values must hold at least one number, but it is empty")
-    data = np.asarray(values, dtype=np.float64)
-    mean, count = float(data.mean()), len(data)
-    if count == 1:
-        return Interval(mean, math.nan, math.nan, math.nan, 1)
-    sd = float(data.std(ddof=1))
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * sd / math.sqrt(count)
-    return Interval(mean, sd, mean - half, mean + half, count)
+from jostle.core.statistics import Interval, t_interval
 
 
 @dataclass(frozen=True)
