@@ -3,9 +3,11 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torchvision.transforms.v2 import functional as T
 
+from jostle import JostleError
 from jostle.style import Domain
-from jostle.style.augment import augmented, translated
+from jostle.style.augment import augmented, recoloured, translated
 from jostle.style.domains import floating
 
 
@@ -60,3 +62,25 @@ def test_eight_bits_stand_for_zero_to_one():
         ]
         assert torch.equal(*pair)
     assert torch.equal(floating(whole), large.images)
+
+
+def test_jitter_is_torchvisions_four_changes_in_turn():
+    x = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    found = recoloured(x, "jitter", torch.Generator().manual_seed(4))
+    draws = 2 * torch.rand(4, 6, 1, 1, 1, generator=torch.Generator().manual_seed(4)) - 1
+    for i in range(6):
+        brightness, contrast, saturation, hue = draws[:, i, 0, 0, 0].tolist()
+        wanted = T.adjust_brightness(x[i], 1 + 0.3 * brightness)
+        wanted = T.adjust_saturation(T.adjust_contrast(wanted, 1 + 0.3 * contrast), 1 + 0.3 * saturation)
+        torch.testing.assert_close(found[i], T.adjust_hue(wanted, 0.1 * hue), rtol=0, atol=1e-5)
+
+
+def test_a_tenth_turns_grey_and_colours_are_needed():
+    x = torch.rand(500, 3, 2, 2, generator=torch.Generator().manual_seed(0))
+    found = recoloured(x, "grayscale", torch.Generator().manual_seed(1))
+    grey = (found[:, :1] == found).flatten(1).all(1)
+    assert 30 < int(grey.sum()) < 70
+    assert torch.equal(found[~grey], x[~grey])
+    torch.testing.assert_close(found[grey], T.rgb_to_grayscale(x[grey], 3))
+    with pytest.raises(JostleError, match="three channels"):
+        recoloured(x[:, :1], "jitter", torch.Generator())

@@ -30,6 +30,15 @@ def test_pairs_are_seed_by_seed():
     assert paired(rows, "dsu", "erm").mean == pytest.approx(10)
 
 
+def test_pooled_accuracies_are_paired_too():
+    rows = [make("erm", s, {"a": 2, "b": 4}) for s in range(3)] + [
+        make("dsu", s, {"a": 2, "b": 7 + s}) for s in range(3)
+    ]  # of ten and of twenty images
+    found = paired(rows, "dsu", "erm", "pooled")
+    assert found.mean == pytest.approx(100 * 4 / 30) and paired(rows, "dsu", "erm").mean == pytest.approx(10)
+    assert summarise(rows)["dsu"].pooled_difference == found
+
+
 def test_leave_one_out_averages_over_the_choices_of_a_seed():
     rows = [make("erm", 0, {"a": 2}, ("b",)), make("erm", 0, {"b": 6}, ("a",))]
     table = summarise(rows)

@@ -5,10 +5,14 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from jostle.core.errors import require
 from jostle.style.domains import Domain, floating
 
 ENLARGED = 1.125
 """How much larger an image is made before a random window of its old size is cut out of it."""
+STRENGTH, HUE, GREY_ODDS = 0.3, 0.1, 0.1
+"""Of colour jitter (brightness, contrast and saturation; hue), and of random grayscale."""
+RECOLOURED = ("jitter", "grayscale")
 
 
 def augmented(
@@ -60,3 +64,37 @@ def translated(
     grid = F.affine_grid(theta.to(x), list(x.shape), align_corners=False)
     there = F.grid_sample(x, grid, padding_mode="border", align_corners=False)
     return torch.where(moved.to(x.device)[:, None, None, None], there, x)
+
+
+def recoloured(
+    x: Float[Tensor, "batch c h w"], kind: str, generator: torch.Generator
+) -> Float[Tensor, "batch c h w"]:
+    """The baselines that change colours instead of styles: colour jitter, or now and then no colour.
+
+    `"jitter"`: brightness, contrast and saturation times a factor of 0.7 to 1.3 each, then the hue turned by up to a
+    tenth of the circle, every image by its own draws. `"grayscale"`: grey with odds of a tenth.
+
+    **Arguments:** `x`: images in [0, 1] with three channels. `kind`: see above. `generator`: on the CPU.
+    **Raises:** `JostleError` for inputs without colours, such as grey images or cached features.
+
+    >>> x = torch.rand(2, 3, 4, 4)
+    >>> recoloured(x, "jitter", torch.Generator().manual_seed(0)).shape
+    torch.Size([2, 3, 4, 4])
+    """
+    require(kind in RECOLOURED, f"kind must be one of {', '.join(RECOLOURED)}, but {kind!r} came")
+    require(
+        x.shape[1] == 3, f"{kind} changes colours, which needs three channels, but the input has {x.shape[1]}"
+    )
+    from torchvision.transforms.v2.functional import adjust_hue, rgb_to_grayscale
+
+    if kind == "grayscale":
+        grey = torch.rand(len(x), generator=generator) < GREY_ODDS
+        return torch.where(grey.to(x.device)[:, None, None, None], rgb_to_grayscale(x, 3), x)
+    draws = 2 * torch.rand(4, len(x), 1, 1, 1, generator=generator) - 1
+    brightness, contrast, saturation = (1 + STRENGTH * draws[:3]).to(x)
+    x = (brightness * x).clamp(0, 1)
+    middle = rgb_to_grayscale(x).mean((2, 3), keepdim=True)
+    x = (contrast * x + (1 - contrast) * middle).clamp(0, 1)
+    x = (saturation * x + (1 - saturation) * rgb_to_grayscale(x)).clamp(0, 1)
+    turns = (HUE * draws[3]).flatten().tolist()
+    return torch.stack([adjust_hue(image, turn) for image, turn in zip(x, turns, strict=True)])

@@ -23,7 +23,8 @@ class Case:
     """Everything that a trial needs besides the method and the seed.
 
     `plans`: pairs of (sources, targets). `load`: gives the domains; called once, and only if it is needed.
-    `build`: makes a model. `at`: where style layers go. `note`: what a reader must know of the data.
+    `build`: makes a model. `at`: where style layers go. `note`: what a reader must know of the data. `known`: the
+    classes that serve as identities to learn when others are to be found again; `layer`: the features for that.
     """
 
     plans: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -32,6 +33,8 @@ class Case:
     at: At
     protocol: Protocol
     note: str
+    known: tuple[int, ...] = ()
+    layer: str | None = None
 
 
 class DigitNet(nn.Sequential):
@@ -76,13 +79,28 @@ def digits_case(protocol: Protocol, size: int = 16, device: str = "cpu") -> Case
 
     both = ((("mnist5k",), ("digits",)), (("digits",), ("mnist5k",)))
     note = f"MNIST-5k and scikit-learn digits, 1,797 images each at {size} px; a CNN of three convolutions"
+    plan = replace(protocol, mirror=False)
     return Case(
-        both, load, lambda: DigitNet().to(device), DigitNet.PLACES, replace(protocol, mirror=False), note
+        both,
+        load,
+        lambda: DigitNet().to(device),
+        DigitNet.PLACES,
+        plan,
+        note,
+        known=(0, 1, 2, 3, 4),
+        layer="flat",
     )
 
 
 def pacs_case(
-    data: str, source: str, protocol: Protocol, *, size: int, test_limit: int | None, device: str = "cpu"
+    data: str,
+    source: str,
+    protocol: Protocol,
+    *,
+    size: int,
+    test_limit: int | None,
+    device: str = "cpu",
+    lists: str | None = None,
 ) -> Case:
     """PACS from one source to the other three, with EfficientNet-Lite0 whose first blocks are frozen and
     cached.
@@ -92,7 +110,7 @@ def pacs_case(
 
     def load() -> dict[str, Domain]:
         limits = [None, *[test_limit] * len(targets)]
-        domains = load_domains(data, (source, *targets), size=size, limits=limits)
+        domains = load_domains(data, (source, *targets), size=size, limits=limits, lists=lists)
         trunk = LiteTrunk().to(device)
         return {name: cached(domain.to(device), trunk) for name, domain in domains.items()}
 
@@ -101,7 +119,7 @@ def pacs_case(
 
     note = (
         f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "
-        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; not the official split"
+        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; {_split(lists)}"
     )
     return Case((((source,), targets),), load, build, LiteTail.PLACES, protocol, note)
 
@@ -117,6 +135,7 @@ def network_case(
     leave_one_out: bool,
     at: str,
     device: str = "cpu",
+    lists: str | None = None,
 ) -> Case:
     """PACS with a whole network: one domain as the only source, each of them once, or each left out once; all
     target images. They stay on the device in 8 bits.
@@ -126,12 +145,12 @@ def network_case(
     )
 
     def load() -> dict[str, Domain]:
-        found = load_domains(data, PACS, size=size, eight_bit=True)
+        found = load_domains(data, PACS, size=size, eight_bit=True, lists=lists)
         return {name: domain.to(device) for name, domain in found.items()}
 
     def build() -> nn.Module:
         model = load_model(network, weights)
-        _new_head(model, 7)
+        new_head(model, 7)
         return model.to(device)
 
     def rest(name: str) -> tuple[str, ...]:
@@ -141,7 +160,7 @@ def network_case(
     plans = tuple((rest(name), (name,)) if leave_one_out else ((name,), rest(name)) for name in ones)
     chosen: At = places(load_model(network), at, torch.zeros(2, 3, 64, 64))
     kind = "leaving one domain out" if leave_one_out else "from a single source"
-    note = f"PACS at {size} px, {kind}, {network}; split drawn here, not the official one"
+    note = f"PACS at {size} px, {kind}, {network}; {_split(lists)}"
     return Case(plans, load, build, chosen, protocol, note)
 
 
@@ -150,7 +169,11 @@ def _square(images: torch.Tensor, size: int) -> torch.Tensor:
     return nn.functional.interpolate(images, (size, size), **kind)
 
 
-def _new_head(model: nn.Module, classes: int) -> None:
+def _split(lists: str | None) -> str:
+    return "the official split" if lists else "split drawn here, not the official one"
+
+
+def new_head(model: nn.Module, classes: int) -> None:
     """Exchange the last linear layer for one with `classes` outputs."""
     linear = [name for name, child in model.named_modules() if isinstance(child, nn.Linear)]
     require(

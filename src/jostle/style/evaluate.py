@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -52,14 +52,15 @@ class Trial:
 class Summary:
     """A method over its seeds, and paired with a baseline: the same seeds, batches and augmentations.
 
-    `difference`: method minus baseline a seed, in points. `wins`: in how many seeds it was above. `targets`:
-    the accuracy a target domain.
+    `difference`, `pooled_difference`: method minus baseline a seed, in points of macro and of pooled accuracy.
+    `wins`: in how many seeds its macro accuracy was above. `targets`: the accuracy a target domain.
     """
 
     method: str
     macro: Interval
     pooled: Interval
     difference: Interval
+    pooled_difference: Interval
     wins: int
     targets: Mapping[str, Interval]
 
@@ -96,14 +97,17 @@ def summarise(trials: Sequence[Trial], baseline: str = "erm") -> dict[str, Summa
             t_interval([mine[seed]["macro"] for seed in seeds]),
             t_interval([mine[seed]["pooled"] for seed in seeds]),
             t_interval(gaps),
+            t_interval([mine[seed]["pooled"] - base[seed]["pooled"] for seed in seeds]),
             sum(gap > 0 for gap in gaps),
             {key: t_interval([mine[seed][key] for seed in seeds]) for key in targets},
         )
     return out
 
 
-def paired(trials: Sequence[Trial], method: str, other: str) -> Interval:
-    """`method` minus `other` in macro accuracy, seed by seed, in points.
+def paired(
+    trials: Sequence[Trial], method: str, other: str, score: Literal["macro", "pooled"] = "macro"
+) -> Interval:
+    """`method` minus `other` in macro or pooled accuracy, seed by seed, in points.
 
     >>> runs = [Trial(m, s, ("a",), {"b": c}, {"b": 10}, 0.0, 0.0) for m, s, c in [("x", 0, 5), ("y", 0, 6)]]
     >>> round(paired(runs, "y", "x").mean, 6)
@@ -113,7 +117,7 @@ def paired(trials: Sequence[Trial], method: str, other: str) -> Interval:
     theirs = _by_seed([trial for trial in trials if trial.method == other])
     shared = sorted(mine.keys() & theirs.keys())
     require(bool(shared), f"{method} and {other} share no seed, so they cannot be paired")
-    return t_interval([mine[seed]["macro"] - theirs[seed]["macro"] for seed in shared])
+    return t_interval([mine[seed][score] - theirs[seed][score] for seed in shared])
 
 
 def _by_seed(trials: Sequence[Trial]) -> dict[int, dict[str, float]]:

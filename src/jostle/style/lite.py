@@ -30,7 +30,7 @@ def cached(domain: Domain, trunk: Callable[[Tensor], Tensor], batch: int = 64) -
             mirrored.append(trunk(images.flip(-1)))
     keep = layout(domain.images.device)
     features, turned = (torch.cat(part).contiguous(memory_format=keep) for part in (plain, mirrored))
-    return Domain(features, domain.labels, turned)
+    return Domain(features, domain.labels, turned, domain.parts)
 
 
 class LiteTrunk(nn.Module):

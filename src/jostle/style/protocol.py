@@ -6,7 +6,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,11 +15,13 @@ from torch import Tensor, nn
 
 from jostle.core.errors import require
 from jostle.core.training import Trainer, minibatches
-from jostle.style.advstyle import AdvStyle, check_scales
-from jostle.style.augment import augmented
+from jostle.style.advstyle import check_scales
+from jostle.style.augment import RECOLOURED, augmented, recoloured
+from jostle.style.diagnostics import adversarial_gap, scale_report
 from jostle.style.domains import Domain, check_domains, floating, joined, split
 from jostle.style.evaluate import Trial
-from jostle.style.insertion import KINDS, At, insert, param_groups, scales, style_layers
+from jostle.style.insertion import KINDS, At, insert, param_groups, scales
+from jostle.style.methods import METHODS, Method
 
 Build = Callable[[], nn.Module]
 """Makes a fresh model; its random weights come from torch's own generator, which is seeded for it."""
@@ -28,46 +30,16 @@ TEST_BATCH = 100
 
 
 @dataclass(frozen=True)
-class Method:
-    """What is compared: a style layer, or none.
-
-    **Arguments:** `kind`: a kind of [`insert`][jostle.style.insertion.insert], `"erm"` (nothing) or `"mixup"`
-    (Zhang et al. 2018, `alpha` 0.2). `settings`: of the layer.
-    """
-
-    kind: str = "erm"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-METHODS: dict[str, Method] = {
-    "erm": Method(),
-    "mixup": Method("mixup"),
-    "mixstyle": Method("mixstyle"),
-    "padain": Method("padain"),
-    "efdmix": Method("efdmix"),
-    "dsu": Method("dsu"),
-    "advstyle": Method("advstyle"),
-    "advstyle-lambda0": Method("advstyle", {"lam": 0.0}),
-    "advstyle-lambda1": Method("advstyle", {"lam": 1.0}),
-    "adversarial-only": Method("advstyle", {"recipe": "adv"}),
-    "adversarial-only-lambda0": Method("advstyle", {"recipe": "adv", "lam": 0.0}),
-    "direction": Method("advstyle", {"recipe": "direction"}),
-    "intensity": Method("advstyle", {"recipe": "intensity"}),
-    "per-sample": Method("advstyle", {"granularity": "sample"}),
-}
-"""Methods and ablations by name; `advstyle-lambda0` has the noise and no adversary."""
-
-
-@dataclass(frozen=True)
 class Protocol:
     """All that decides a domain generalisation number besides the method; it goes into every record.
 
-    The defaults are those of the official PACS script but for the split, which is drawn here, and `translate`.
+    The defaults are those of the official PACS script but for `split` and `translate`.
 
     **Arguments:** `epochs`, `batch`, `lr`, `momentum`, `weight_decay`: SGD with a cosine to zero, a step a
-    batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `validation`:
-    share of each source held out, stratified by class, in [0, 1). `split_seed`: of that split, the same for
-    all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
+    batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `split`: of the
+    sources; `"drawn"` here, or `"official"`, by the split lists that the domains were loaded with. `validation`:
+    share of each source held out, stratified by class, in [0, 1), when it is drawn. `split_seed`: of that split, the
+    same for all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
     sources. `mirror`: random horizontal mirroring. `translate`: random windows of images made an eighth larger,
     as that script has them; for whole images, not for cached features. `ascent`: `"joint"`, one step for all, as
     published, or `"inner"`: three ascent-only steps on the scales before each step on the weights. `precision`:
@@ -83,6 +55,7 @@ class Protocol:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     weight_decay_scales: float | None = None
+    split: Literal["drawn", "official"] = "drawn"
     validation: float = 0.1
     split_seed: int = 0
     selection: Literal["last", "source_val"] = "last"
@@ -97,7 +70,7 @@ class Protocol:
         require(self.lr > 0, f"lr must be above 0, but {self.lr} came")
         require(0 <= self.validation < 1, f"validation must lie in [0, 1), but {self.validation} came")
         require(
-            self.selection == "last" or self.validation > 0,
+            self.selection == "last" or self.split == "official" or self.validation > 0,
             "selection='source_val' needs validation above 0, but it is 0",
         )
 
@@ -110,6 +83,20 @@ def stream(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"style/{seed}/{name}".encode()))
 
 
+def training_parts(domain: Domain, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Indices of the images of a source to train on, and of those held out.
+
+    **Raises:** `JostleError` for the official split without split lists.
+    """
+    if protocol.split == "drawn":
+        return split(domain.labels, protocol.validation, protocol.split_seed)
+    require(
+        domain.parts is not None, "split='official' needs domains that were loaded with their split lists"
+    )
+    assert domain.parts is not None
+    return domain.parts.train, domain.parts.held
+
+
 def trial(
     build: Build,
     domains: Mapping[str, Domain],
@@ -120,13 +107,14 @@ def trial(
     protocol: Protocol,
     at: At = "auto",
     *,
+    table: Mapping[str, Method] = METHODS,
     callback: Progress | None = None,
 ) -> tuple[Trial, nn.Module]:
     """Train one method with one seed on the sources and test it on the targets.
 
     Order of the batches, augmentation, initialisation and style noise come from four generators of the seed.
 
-    **Arguments:** `build`: makes the model. `domains`: by name. `method`: of `METHODS`. `at`: where style
+    **Arguments:** `build`: makes the model. `domains`: by name. `method`: a name in `table`. `at`: where style
     layers go, as for [`insert`][jostle.style.insertion.insert]. `callback`: `(done, total, figure)` after
     each batch.
     **Returns:** the record, and the trained model with its style layers, in evaluation mode.
@@ -134,26 +122,52 @@ def trial(
     """
     check_domains(domains, sources, targets)
     started = time.perf_counter()
-    parts = {name: split(domains[name].labels, protocol.validation, protocol.split_seed) for name in sources}
+    parts = {name: training_parts(domains[name], protocol) for name in sources}
     train, held = (joined([domains[name].subset(parts[name][side]) for name in sources]) for side in (0, 1))
-    device = train.images.device
-    # Dropout and the like draw from torch's own streams; they are handed back as they were.
+    model, history, accuracy = trained(
+        build, train, held, method, seed, protocol, at, table=table, callback=callback
+    )
+    shown = {name: domains[name] for name in targets}
+    if protocol.split == "official":
+        shown = {name: d if d.parts is None else d.subset(d.parts.test) for name, d in shown.items()}
+    with _repeatable(), _precision(protocol, train.images.device):
+        correct = {name: hits(model, domain) for name, domain in shown.items()}
+    total = {name: len(domain) for name, domain in shown.items()}
+    seconds = time.perf_counter() - started
+    return Trial(method, seed, tuple(sources), correct, total, accuracy, seconds, history), model
+
+
+def trained(
+    build: Build,
+    train: Domain,
+    held: Domain,
+    method: str,
+    seed: int,
+    protocol: Protocol,
+    at: At = "auto",
+    *,
+    table: Mapping[str, Method] = METHODS,
+    callback: Progress | None = None,
+) -> tuple[nn.Module, tuple[dict[str, Any], ...], float]:
+    """Make a model and train it with one method and one seed; torch's own streams are handed back as they were.
+
+    **Arguments:** as for [`trial`][jostle.style.protocol.trial]; `train`, `held`: images to learn from and to judge
+    by.
+    **Returns:** the model in evaluation mode, with its style layers, and what `fit` returns.
+    """
+    require(method in table, f"method must be one of {', '.join(table)}, but {method!r} came")
+    how, device = table[method], train.images.device
+    # Dropout and the like draw from torch's own streams.
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _repeatable():
         torch.manual_seed(stream(seed, "initialisation").initial_seed())
         model = build()
-        example = floating(train.images[: min(2, len(train))])
-        how = _method(method)
         if how.kind in KINDS:
-            insert(model, at, how.kind, example=example, generator=stream(seed, "noise"), **how.settings)
-        history, accuracy = fit(
-            model, train, protocol, seed, held=held, mixup=how.kind == "mixup", callback=callback
-        )
-        model.eval()
-        with _precision(protocol, device):
-            correct = {name: hits(model, domains[name]) for name in targets}
-    total = {name: len(domains[name]) for name in targets}
-    seconds = time.perf_counter() - started
-    return Trial(method, seed, tuple(sources), correct, total, accuracy, seconds, history), model
+            example = floating(train.images[: min(2, len(train))])
+            noise = stream(seed, "noise")
+            insert(model, how.at or at, how.kind, example=example, generator=noise, **how.settings)
+        plan = replace(protocol, **how.protocol)
+        history, accuracy = fit(model, train, plan, seed, held=held, kind=how.kind, callback=callback)
+    return model.eval(), history, accuracy
 
 
 def fit(
@@ -163,15 +177,17 @@ def fit(
     seed: int = 0,
     *,
     held: Domain | None = None,
-    mixup: bool = False,
+    kind: str = "erm",
     callback: Progress | None = None,
 ) -> tuple[tuple[dict[str, Any], ...], float]:
     """Train a model under a protocol, with the style layers that it has.
 
-    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `mixup`:
-    mix images and labels in pairs. Others as for [`trial`][jostle.style.protocol.trial].
-    **Returns:** a row an epoch (`epoch`, `loss`, `scales`), and the accuracy on `held` in percent, NaN
-    without.
+    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `kind`: what is
+    done to the images of a batch, if it is `"mixup"`, `"jitter"` or `"grayscale"`. Others as for
+    [`trial`][jostle.style.protocol.trial].
+    **Returns:** a row an epoch (`epoch`, `loss`, `scales`, and with AdvStyle layers `gap`, see
+    [`adversarial_gap`][jostle.style.diagnostics.adversarial_gap], on the first held-out images), and the accuracy on
+    `held` in percent, NaN without.
     """
     order, augmentation, noise = (stream(seed, name) for name in ("order", "augmentation", "noise"))
     groups = param_groups(
@@ -187,6 +203,8 @@ def fit(
     def loss(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
         x = augmented(train, batch[0], augmentation, mirror=protocol.mirror, translate=protocol.translate)
         y = train.labels[batch[0]]
+        if kind in RECOLOURED:
+            x = recoloured(x, kind, noise)
         if protocol.ascent == "inner" and own:
             for _ in range(3):
                 grads = torch.autograd.grad(F.cross_entropy(net(x), y), own, allow_unused=True)
@@ -194,7 +212,7 @@ def fit(
                     for scale, grad in zip(own, grads, strict=True):
                         if grad is not None:  # already reversed: a step down its gradient climbs the loss
                             scale -= optimiser.param_groups[0]["lr"] * grad
-        if not mixup:
+        if kind != "mixup":
             return F.cross_entropy(net(x), y)
         pair = torch._standard_gamma(torch.full((2,), 0.2, dtype=torch.float64), generator=noise)
         weight = float(pair[0] / pair.sum())
@@ -210,6 +228,15 @@ def fit(
         with _precision(protocol, train.images.device):
             return 100 * hits(model, held) / len(held)
 
+    judge = held if held is not None and len(held) else train
+    probe = floating(judge.images[: protocol.batch]), judge.labels[: protocol.batch]
+
+    def looked() -> dict[str, Any]:
+        if not own:
+            return {"scales": {}}
+        with _precision(protocol, train.images.device):
+            return {"scales": scale_report(model), "gap": adversarial_gap(model, *probe)}
+
     trainer = Trainer(model, optimiser, cast, schedule=schedule)
     rows: list[dict[str, Any]] = []
     best, best_state, accuracy = -1.0, None, math.nan
@@ -221,7 +248,7 @@ def fit(
         if trainer.step % each:
             return
         check_scales(model, trainer.step)
-        rows.append({"epoch": trainer.step // each, "loss": trainer.last, "scales": scale_report(model)})
+        rows.append({"epoch": trainer.step // each, "loss": trainer.last, **looked()})
         if protocol.selection == "source_val" and held is not None:
             now = judged(held)
             if now > best:
@@ -255,27 +282,6 @@ def hits(model: nn.Module, domain: Domain) -> int:
     return right
 
 
-def scale_report(model: nn.Module) -> dict[str, dict[str, float]]:
-    """How the learnt scales of each AdvStyle layer stand: means and maxima of their sizes, the negative
-    share.
-
-    >>> scale_report(nn.Sequential(AdvStyle(4)))["0"]["negative"]
-    0.0
-    """
-    out = {}
-    for name, layer in style_layers(model).items():
-        if isinstance(layer, AdvStyle):
-            mu, sigma = layer.sigma_mu.detach(), layer.sigma_sigma.detach()
-            out[name] = {
-                "mean_mu": float(mu.abs().mean()),
-                "max_mu": float(mu.abs().max()),
-                "mean_sigma": float(sigma.abs().mean()),
-                "max_sigma": float(sigma.abs().max()),
-                "negative": float(torch.cat([mu, sigma]).lt(0).double().mean()),
-            }
-    return out
-
-
 @contextmanager
 def _repeatable() -> Iterator[None]:
     """On a GPU too a seed that is run again gives the same numbers."""
@@ -293,11 +299,6 @@ def _precision(protocol: Protocol, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
 
 
-def _method(name: str) -> Method:
-    require(name in METHODS, f"method must be one of {', '.join(METHODS)}, but {name!r} came")
-    return METHODS[name]
-
-
 def dg_benchmark(
     build: Build,
     domains: Mapping[str, Domain],
@@ -307,6 +308,7 @@ def dg_benchmark(
     seeds: Sequence[int] = (0, 1, 2),
     sources: Sequence[str] | None = None,
     at: At = "auto",
+    table: Mapping[str, Method] = METHODS,
     callback: Progress | None = None,
 ) -> list[Trial]:
     """Compare methods over paired seeds: from the given sources to all other domains, or leaving one out in
@@ -324,7 +326,7 @@ def dg_benchmark(
     jobs = [(method, seed, *plan) for seed in seeds for plan in plans for method in methods]
     out = []
     for done, (method, seed, train, test) in enumerate(jobs):
-        record, _ = trial(build, domains, train, test, method, seed, protocol, at)
+        record, _ = trial(build, domains, train, test, method, seed, protocol, at, table=table)
         out.append(record)
         if callback is not None:
             callback(done + 1, len(jobs), f"{method} {record.macro:.1f} %")
