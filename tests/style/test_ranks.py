@@ -10,6 +10,8 @@ import torch
 import jostle
 from jostle.style import batch_uncertainty, channel_statistics
 
+pytestmark = pytest.mark.study  # two more processes that import torch
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory):
