@@ -81,8 +81,8 @@ def test_rows_that_belong_to_other_experiments():
     assert verdicts("paper", paired=early)["STY-C5"] == "fails"
     assert verdicts("gpu", paired=early)["STY-C5"] == "not-tested"
     found = {
-        "dsu": {"mean_ap": interval(50.0, 49.0, 51.0)},
-        "direction": {"mean_ap": interval(53.0, 52.0, 54.0)},
+        name: {"mean_ap": interval(mean, mean - 1, mean + 1)}
+        for name, mean in (("untrained", 40.0), ("dsu", 50.0), ("direction", 53.0))
     }
     gap = {"direction - dsu": interval(3.0, 1.0, 5.0)}
     assert verdicts("quick", retrieval=found, retrieval_paired=gap)["STY-C3"] == "holds"

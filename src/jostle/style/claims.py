@@ -48,7 +48,8 @@ def _retrieval(metrics: Mapping[str, Any]) -> str | None:
     gap, rows = Interval(**found), metrics["retrieval"]
     return (
         f"{rows['dsu']['mean_ap']['mean']:.1f} -> {rows['direction']['mean_ap']['mean']:.1f} mAP, "
-        f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}], {gap.count} seeds (digits as identities)"
+        f"{gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}], {gap.count} seeds (digits as identities; "
+        f"untrained {rows['untrained']['mean_ap']['mean']:.1f})"
     )
 
 
