@@ -11,7 +11,7 @@ from helpers import plain
 from torch import Tensor, nn
 
 from jostle import JostleError, Taps, replaced
-from jostle.core.taps import frozen
+from jostle.core.taps import frozen, swap_first
 
 X = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -291,3 +291,13 @@ def test_frozen_restores_every_flag(error: type[BaseException] | None) -> None:
 def test_when_is_pre_or_post() -> None:
     with pytest.raises(JostleError, match="when must be 'pre' or 'post'"):
         plain(Taps.__init__)(object.__new__(Taps), nn.ReLU(), when="after")
+
+
+def test_the_first_tensor_is_exchanged_in_whatever_holds_it() -> None:
+    Pair = namedtuple("Pair", "label value")
+    old, new = torch.zeros(1), torch.ones(1)
+    assert swap_first(old, new) is new
+    assert swap_first([None, old], new) == [None, new]
+    assert swap_first(Pair("a", old), new) == Pair("a", new)
+    kept = {"rest": 1, "out": old}
+    assert swap_first(kept, new) == {"rest": 1, "out": new} and kept["out"] is old

@@ -7,11 +7,12 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from jostle import JostleError
-from jostle.style import DSU, AdvStyle, batch_uncertainty, channel_statistics, check_scales
+from jostle.style import DSU, AdvStyle, batch_uncertainty, channel_statistics, check_scales, insert
 from tests.helpers import plain
 
 ONLY_ADV, ONLY_DSU = (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)
@@ -71,6 +72,79 @@ def test_scale_gradients_are_reversed_and_weighted():
     assert torch.equal(dx, same)
 
 
+def literal(x, s_mu, s_sigma, noise):
+    """The published arithmetic, with scales that are ordinary parameters."""
+    mu = x.mean((2, 3), keepdim=True)
+    sigma = (x.var((2, 3), keepdim=True) + 1e-6).sqrt()
+    e_mu, e_sigma = noise[:, :, :, None, None]
+    s_mu, s_sigma = s_mu[:, None, None], s_sigma[:, None, None]
+    return (sigma + e_sigma * s_sigma) * ((x - mu) / sigma) + mu + e_mu * s_mu
+
+
+@pytest.mark.parametrize("recipe", ["official", "direction", "intensity"])
+def test_gradcheck_with_learnt_scales_and_no_reversal(recipe):
+    made = layer(lam=1.0, probs=ONLY_ADV, recipe=recipe)
+    made.lam = -1.0  # below what a user may ask for: the gradient as it is
+
+    def function(x, s_mu, s_sigma):
+        made.generator = seeded(3)
+        return torch.func.functional_call(made, {"sigma_mu": s_mu, "sigma_sigma": s_sigma}, x)
+
+    inputs = (
+        draw(4, 3, 3, 2).requires_grad_(),
+        *(p.detach().clone().requires_grad_() for p in made.parameters()),
+    )
+    assert torch.autograd.gradcheck(function, inputs, eps=1e-6, atol=1e-7, rtol=1e-6)
+
+
+def test_at_lambda_minus_one_it_is_ordinary_learnable_noise():
+    x, g, made = draw(4, 3, 5, 5).requires_grad_(), draw(4, 3, 5, 5, seed=1), layer(probs=ONLY_ADV, seed=3)
+    made.lam = -1.0
+    own = [parameter.detach().clone().requires_grad_() for parameter in (made.sigma_mu, made.sigma_sigma)]
+    y, wanted = made(x), literal(x, *own, noise_of(3))
+    torch.testing.assert_close(y, wanted, rtol=1e-12, atol=1e-12)
+    found = torch.autograd.grad(y, [x, made.sigma_mu, made.sigma_sigma], g)
+    torch.testing.assert_close(found, torch.autograd.grad(wanted, [x, *own], g), rtol=1e-10, atol=1e-10)
+
+
+def test_the_scales_begin_as_they_are_told():
+    x = draw(6, 3, 5, 5)
+    uncertainty = batch_uncertainty(*channel_statistics(x))
+    constant = layer(ready=False, probs=ONLY_ADV, start="constant")
+    constant(x)
+    assert constant.sigma_mu.tolist() == pytest.approx([0.1] * 3, abs=1e-7) and bool(constant.initialised)
+    half = layer(ready=False, probs=ONLY_ADV, start="half-normal", seed=7)
+    half(x)
+    generator = seeded(7)
+    torch.rand((), generator=generator)
+    sizes = torch.randn(2, 3, generator=generator, dtype=torch.float64).abs()
+    torch.testing.assert_close(half.sigma_mu.detach(), uncertainty[0] * sizes[0])
+    torch.testing.assert_close(half.sigma_sigma.detach(), uncertainty[1] * sizes[1])
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])
+def test_under_autocast_styles_are_those_of_single_precision(kind):
+    torch.manual_seed(0)
+    convolution, g = nn.Conv2d(2, 3, 3, padding=1), draw(4, 3, 16, 16, seed=1, dtype=torch.float32)
+    x = draw(4, 2, 16, 16, dtype=torch.float32)
+    made, alike = (layer(lam=1.0, probs=ONLY_ADV, seed=3, dtype=torch.float32) for _ in range(2))
+    with torch.autocast("cpu", kind):
+        inner = convolution(x)
+        assert inner.dtype == kind
+        y = made(inner)
+        found = torch.autograd.grad(
+            y, [made.sigma_mu, made.sigma_sigma], g.to(kind)
+        )  # backward under it, too
+    wide = inner.detach().float()
+    wanted = alike(wide)
+    assert y.dtype == kind and torch.equal(y, wanted.to(kind))
+    grads = torch.autograd.grad(wanted, [alike.sigma_mu, alike.sigma_sigma], g.to(kind).float())
+    torch.testing.assert_close(found, grads, rtol=1e-3, atol=1e-5)
+    with torch.autocast("cpu", kind):
+        whole = layer(probs=ONLY_ADV, seed=3, dtype=torch.float32)(wide)
+    assert whole.dtype == torch.float32 and torch.equal(whole, wanted)
+
+
 def test_without_an_adversary_scales_change_by_decay_only():
     made = layer(lam=0.0, probs=ONLY_ADV)
     before = made.sigma_mu.detach().clone()
@@ -102,6 +176,34 @@ def test_state_survives_a_checkpoint():
     loaded(100 * draw(6, 3, 5, 5))
     assert torch.equal(loaded.sigma_mu.detach(), kept)
     assert set(made.state_dict()) == {"sigma_mu", "sigma_sigma", "initialised", "n_id", "n_adv", "n_dsu"}
+
+
+def test_a_training_goes_on_from_safetensors(tmp_path):
+    def fresh():
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.Flatten(), nn.Linear(27, 2))
+        insert(net, ["0", "1"], example=draw(2, 1, 5, 5, dtype=torch.float32), generator=seeded(4))
+        return net, torch.optim.SGD(net.parameters(), 0.01)
+
+    def steps(net, optimiser, chosen):
+        for step in chosen:
+            optimiser.zero_grad()
+            net(draw(4, 1, 5, 5, seed=step, dtype=torch.float32)).square().mean().backward()
+            optimiser.step()
+
+    net, optimiser = fresh()
+    steps(net, optimiser, range(6))
+    save_file(net.state_dict(), tmp_path / "half.safetensors")
+    stream = net.style_layers["0"].generator.get_state()
+    steps(net, optimiser, range(6, 12))
+    again, optimiser = fresh()
+    again.load_state_dict(load_file(tmp_path / "half.safetensors"))
+    again.style_layers["0"].generator.set_state(stream)
+    steps(again, optimiser, range(6, 12))
+    wanted, found = net.state_dict(), again.state_dict()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted) and bool(
+        found["style_layers.0.initialised"]
+    )
 
 
 def test_a_checkpoint_of_the_official_code_loads():
@@ -246,6 +348,10 @@ def test_small_inputs_warn_once_and_pass():
         warnings.simplefilter("error")
         assert made(x) is x
     assert torch.isfinite(layer(probs=ONLY_ADV)(x)).all()
+    with pytest.warns(UserWarning, match="batch of one"):
+        assert torch.equal(layer(probs=ONLY_ADV, recipe="direction")(x), x)
+    with pytest.warns(UserWarning, match="batch of one"):  # one branch a sample: the adversarial one goes on
+        assert torch.isfinite(layer(granularity="sample")(x)).all()
     with pytest.warns(UserWarning, match="initialise"):
         fresh = layer(ready=False, probs=ONLY_ADV)
         fresh(x)
@@ -263,6 +369,7 @@ def test_small_inputs_warn_once_and_pass():
         ({"probs": (0.5, 0.5, 0.5)}, "probs"),
         ({"recipe": "other"}, "recipe"),
         ({"granularity": "pixel"}, "granularity"),
+        ({"start": "zero"}, "start"),
         ({"mix_weight": -1.0}, "mix_weight"),
         ({"eps": 0.0}, "eps"),
     ],

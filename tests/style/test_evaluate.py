@@ -1,29 +1,18 @@
 """Intervals, pairs, retrieval and the distance between domains, against other people's code."""
 
-import math
-
 import numpy as np
 import pytest
 import torch
-from scipy import stats
 from sklearn.metrics import average_precision_score
 
 from jostle import JostleError
-from jostle.style import Trial, paired, proxy_a_distance, rank, summarise, t_interval
+from jostle.style import Trial, paired, proxy_a_distance, rank, summarise
 
 
 def make(method, seed, correct, sources=("photo",)):
     return Trial(
         method, seed, sources, correct, {name: 10 * (i + 1) for i, name in enumerate(correct)}, 0.0, 0.0
     )
-
-
-def test_the_interval_is_scipys():
-    values = [3.0, 5.0, 4.0, 8.0]
-    found = t_interval(values)
-    low, high = stats.t.interval(0.95, 3, np.mean(values), stats.sem(values))
-    assert found.low == pytest.approx(low) and found.high == pytest.approx(high)
-    assert math.isnan(t_interval([1.0]).low)
 
 
 def test_macro_and_pooled_differ():
@@ -39,6 +28,15 @@ def test_pairs_are_seed_by_seed():
     )
     assert table["dsu"].wins == 4 and table["erm"].wins == 0
     assert paired(rows, "dsu", "erm").mean == pytest.approx(10)
+
+
+def test_pooled_accuracies_are_paired_too():
+    rows = [make("erm", s, {"a": 2, "b": 4}) for s in range(3)] + [
+        make("dsu", s, {"a": 2, "b": 7 + s}) for s in range(3)
+    ]  # of ten and of twenty images
+    found = paired(rows, "dsu", "erm", "pooled")
+    assert found.mean == pytest.approx(100 * 4 / 30) and paired(rows, "dsu", "erm").mean == pytest.approx(10)
+    assert summarise(rows)["dsu"].pooled_difference == found
 
 
 def test_leave_one_out_averages_over_the_choices_of_a_seed():

@@ -88,6 +88,7 @@ def test_automatic_places(make, wanted):
 def test_the_official_places_are_for_resnets():
     wanted = ("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     assert places(torchvision.models.resnet18(), "official") == wanted
+    assert places(torchvision.models.resnet18(), "early") == wanted[:4]
     with pytest.raises(JostleError, match="ResNets"):
         places(torchvision.models.mobilenet_v2(), "official")
 

@@ -11,6 +11,7 @@ from jostle.style import (
     METHODS,
     AdvStyle,
     Domain,
+    Method,
     Protocol,
     dg_benchmark,
     insert,
@@ -42,13 +43,38 @@ def build():
     )
 
 
-@pytest.mark.parametrize("method", list(METHODS))
+# Colours and ResNets have tests of their own.
+@pytest.mark.parametrize("method", sorted(METHODS.keys() - {"jitter", "grayscale", "advstyle-early"}))
 def test_every_method_runs_and_repeats_itself(method):
     first, model = trial(build, DOMAINS, ["a"], ["b", "c"], method, 3, SHORT, PLACES)
     again, _ = trial(build, DOMAINS, ["a"], ["b", "c"], method, 3, SHORT, PLACES)
     assert dataclasses.replace(first, seconds=0.0) == dataclasses.replace(again, seconds=0.0)
     assert set(first.total) == {"b", "c"} and 0 <= first.validation <= 100 and not model.training
     assert len(first.history) == 2
+    learns = METHODS[method].kind == "advstyle"
+    assert ("gap" in first.history[-1]) == learns and ("0" in first.history[-1]["scales"]) == learns
+
+
+@pytest.mark.parametrize("method", ["jitter", "grayscale"])
+def test_methods_that_change_colours(method):
+    coloured = {name: Domain(d.images.sigmoid().repeat(1, 3, 1, 1), d.labels) for name, d in DOMAINS.items()}
+
+    def made():
+        return nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(64, 2))
+
+    first, model = trial(made, coloured, ["a"], ["b"], method, 3, SHORT, PLACES)
+    again, _ = trial(made, coloured, ["a"], ["b"], method, 3, SHORT, PLACES)
+    plain_run, other = trial(made, coloured, ["a"], ["b"], "erm", 3, SHORT, PLACES)
+    assert first.correct == again.correct and not torch.equal(model[0].weight, other[0].weight)
+    with pytest.raises(JostleError, match="three channels"):
+        trial(build, DOMAINS, ["a"], ["b"], method, 0, SHORT, PLACES)
+
+
+def test_a_method_has_places_and_a_protocol_of_its_own():
+    table = {"one": Method("advstyle", {"probs": (0.0, 1.0, 0.0)}, ("2",), {"ascent": "inner", "epochs": 1})}
+    record, model = trial(build, DOMAINS, ["a"], ["b"], "one", 0, SHORT, PLACES, table=table)
+    assert len(record.history) == 1 and list(style_layers(model)) == ["2"]
+    assert int(style_layers(model)["2"].n_adv) == 5 * 4  # batches of 36 images; three ascents and a descent
 
 
 def test_methods_see_the_same_batches_and_the_same_weights():

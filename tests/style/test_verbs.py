@@ -7,7 +7,7 @@ from PIL import Image
 from torch import nn
 
 from jostle import JostleError
-from jostle.style import attack, persons, report, retrieve, train
+from jostle.style import ablate, attack, bench, persons, report, retrieve, train
 from jostle.style.domains import load_domains
 from jostle.zoo import load_data
 
@@ -68,3 +68,41 @@ def test_domains_must_share_their_classes(tmp_path):
     with pytest.raises(JostleError, match="do not share the class b, c"):
         load_domains(str(tmp_path), ("art", "photo"), size=8)
     assert load_domains(str(tmp_path), ("art",), size=4)["art"].images.shape == (2, 3, 4, 4)
+
+
+NETWORK = """
+import torch
+from torch import nn
+
+def build():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 7))
+"""
+
+
+@pytest.fixture
+def two_domains(tmp_path):
+    for domain in ("art", "photo"):
+        for kind, value in (("a", 1), ("b", 3)):
+            for i in range(6):
+                paint(tmp_path / "data" / domain / kind / f"{i}.png", value)
+    (tmp_path / "net.py").write_text(NETWORK)
+    return {
+        "data": str(tmp_path / "data"), "domains": ("art", "photo"), "network": f"{tmp_path}/net.py:build",
+        "at": ("1",), "seeds": 2, "epochs": 2, "batch": 4, "lr": 0.01, "size": 8, "device": "cpu",
+    }  # fmt: skip
+
+
+def test_bench_pairs_methods_on_your_own_domains(two_domains, tmp_path):
+    found = bench(methods=("erm", "jitter", "direction"), **two_domains)
+    assert list(found.methods) == ["erm", "jitter", "direction"]
+    assert found.methods["erm"]["difference"]["mean"] == 0 and found.methods["erm"]["macro"]["count"] == 2
+    assert found.numbers()["erm"].endswith("+0.0 [+0.0, +0.0], above in 0 of 2 seeds")
+    found.save(tmp_path / "bench.json")
+    with pytest.raises(JostleError, match="magic"):
+        bench(methods=("erm", "magic"), **two_domains)
+
+
+def test_ablate_changes_one_thing_at_a_time(two_domains):
+    found = ablate(what=("lam", "ascent"), source="art", **two_domains)
+    assert list(found.methods) == ["advstyle", "advstyle-lambda0", "advstyle-lambda1", "inner-ascent"]
+    assert set(found.methods["advstyle"]["targets"]) == {"photo"}

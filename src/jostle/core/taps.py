@@ -107,7 +107,7 @@ class Taps:
         twin = value.clone()
         if label not in self._overwritten and not twin.is_inference():
             self._probes.append((label, twin))
-        return _swap_first(passing, twin)
+        return swap_first(passing, twin)
 
 
 @contextmanager
@@ -128,7 +128,7 @@ def replaced(module: nn.Module, changes: Mapping[str, Callable[[Tensor], Tensor]
     find(module, list(changes))
 
     def change(function: Callable[[Tensor], Tensor], name: str) -> Callable[..., Any]:
-        return lambda layer, inputs, output: _swap_first(output, function(first_tensor(output, name)))
+        return lambda layer, inputs, output: swap_first(output, function(first_tensor(output, name)))
 
     with ExitStack() as stack:
         for name, function in changes.items():
@@ -190,8 +190,17 @@ def _shares(kept: Any, value: Tensor) -> bool:
         return True
 
 
-def _swap_first(output: Any, new: Tensor) -> Any:
-    """`output` with its first tensor exchanged."""
+def swap_first(output: Any, new: Tensor) -> Any:
+    """What a layer returned with its first tensor exchanged: the counterpart of
+    [`first_tensor`][jostle.core.taps.first_tensor] for forward hooks that change outputs.
+
+    **Arguments:** `output`: a tensor, or a tuple, named tuple, list or mapping that holds one; not changed.
+    `new`: what takes the place of its first tensor.
+
+    >>> import torch
+    >>> swap_first((None, torch.zeros(1), "rest"), torch.ones(1))
+    (None, tensor([1.]), 'rest')
+    """
     if isinstance(output, Tensor):
         return new
     if isinstance(output, Mapping):

@@ -9,16 +9,19 @@ from jostle.style.attack import (
     style_curve,
     worst_style,
 )
-from jostle.style.domains import as_domain, load_domain, load_domains
-from jostle.style.evaluate import Interval, Summary, Trial, paired, proxy_a_distance, summarise, t_interval
+from jostle.style.diagnostics import adversarial_gap, check_optimiser, scale_report
+from jostle.style.domains import Domain, as_domain, load_domain, load_domains
+from jostle.style.evaluate import Summary, Trial, paired, proxy_a_distance, summarise
+from jostle.style.identify import retrieval_trial
 from jostle.style.insertion import Inserted, enabled, insert, param_groups, places, scales, style_layers
 from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
-from jostle.style.protocol import METHODS, Domain, Method, Protocol, dg_benchmark, fit, scale_report, trial
+from jostle.style.methods import METHODS, Method
+from jostle.style.protocol import Protocol, dg_benchmark, fit, trial
 from jostle.style.restyle import batch_uncertainty, channel_statistics, grad_reverse, restyle
 from jostle.style.retrieval import Retrieval, embed, persons, rank, retrieve
-from jostle.style.verbs import Bench, Trained, attack, bench, report, train
+from jostle.style.verbs import Bench, Trained, ablate, attack, bench, report, train
 
-VERBS = (train, bench, attack, retrieve, report)
+VERBS = (train, bench, ablate, attack, retrieve, report)
 
 __all__ = [
     "DSU",
@@ -29,7 +32,6 @@ __all__ = [
     "Domain",
     "EFDMix",
     "Inserted",
-    "Interval",
     "Method",
     "MixStyle",
     "PAdaIN",
@@ -42,11 +44,14 @@ __all__ = [
     "Trained",
     "Trial",
     "WorstStyle",
+    "ablate",
+    "adversarial_gap",
     "as_domain",
     "attack",
     "batch_uncertainty",
     "bench",
     "channel_statistics",
+    "check_optimiser",
     "check_scales",
     "dg_benchmark",
     "embed",
@@ -65,13 +70,13 @@ __all__ = [
     "rank",
     "report",
     "restyle",
+    "retrieval_trial",
     "retrieve",
     "scale_report",
     "scales",
     "style_curve",
     "style_layers",
     "summarise",
-    "t_interval",
     "train",
     "trial",
     "worst_style",

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.style.layers import StyleLayer, _grid
+from jostle.style.ranks import joint_uncertainty, together
 from jostle.style.restyle import EPS, batch_uncertainty, channel_statistics, grad_reverse, restyle
 
 Recipe = Literal["official", "adv", "direction", "intensity"]
+Start = Literal["batch", "constant", "half-normal"]
+CONSTANT = 0.1
 _ODDS = {"official": (1 / 3, 1 / 3, 1 / 3)}
 
 
@@ -24,7 +27,8 @@ class AdvStyle(StyleLayer):
     The adversarial branch is `y = x + e_sigma S_sigma (x - mu) / sigma + e_mu S_mu` with `e ~ N(0, 1)` a
     sample and channel, and scales `S` that the layer learns: their gradient is multiplied by `-lam`, so the
     optimiser that lowers the loss in the weights raises it in the scales. Scales may turn negative, which is
-    harmless. They begin as the uncertainty of the first batch that the branch sees.
+    harmless. They begin as the uncertainty of the first batch that the branch sees (in a distributed training: of
+    the batches of all ranks).
 
     Recipes: `official`, the classification module, a third for each branch. `adv`: no DSU branch, a half
     each. `direction`, the re-identification module: `S / ||S|| * ||S_batch|| * mix_weight`, the direction
@@ -33,12 +37,16 @@ class AdvStyle(StyleLayer):
     **Arguments:** `num_channels`: of the feature maps. `lam`: weight of the reversed gradient, at least 0 (0:
     the scales stay, the ablation without an adversary). `recipe`: see above. `probs`: odds of (nothing,
     adversarial, DSU), summing to 1; the recipe's by default. `mix_weight`: at least 0, for `direction` only.
-    `granularity`: one branch a `"batch"`, as published, or one a `"sample"`. `eps`, `channel_dim`,
-    `generator`: as in [`StyleLayer`][jostle.style.layers.StyleLayer].
+    `granularity`: one branch a `"batch"`, as published, or one a `"sample"`. `start`: of the scales; the
+    first `"batch"`'s uncertainty, as published; a `"constant"` of 0.1; or `"half-normal"`, the uncertainty times
+    `|e|` with `e ~ N(0, 1)`, another direction of the same size. `eps`, `channel_dim`, `generator`: as in
+    [`StyleLayer`][jostle.style.layers.StyleLayer].
 
     The state holds `sigma_mu`, `sigma_sigma`, the flag `initialised` and the counters `n_id`, `n_adv`,
     `n_dsu` (calls, or samples a branch with granularity `"sample"`; forwards that checkpointing repeats count
-    twice). A checkpoint of the official code loads as well.
+    twice). A checkpoint of the official code loads as well. `scatter_mu` and `scatter_sigma`, not part of the
+    state, are running means of the batches' uncertainty (a tenth of each new one; NaN before the first): what the
+    scales are to be measured by.
 
     >>> layer = AdvStyle(8, generator=torch.Generator().manual_seed(2))
     >>> y = layer(torch.rand(4, 8, 5, 5))
@@ -52,6 +60,8 @@ class AdvStyle(StyleLayer):
     n_id: Tensor
     n_adv: Tensor
     n_dsu: Tensor
+    scatter_mu: Tensor
+    scatter_sigma: Tensor
 
     def __init__(
         self,
@@ -62,6 +72,7 @@ class AdvStyle(StyleLayer):
         probs: tuple[float, float, float] | None = None,
         mix_weight: float = 1.0,
         granularity: Literal["batch", "sample"] = "batch",
+        start: Start = "batch",
         eps: float = EPS,
         channel_dim: int = 1,
         generator: torch.Generator | None = None,
@@ -80,23 +91,28 @@ class AdvStyle(StyleLayer):
             granularity in ("batch", "sample"),
             f"granularity must be batch or sample, but {granularity!r} came",
         )
+        starts = ("batch", "constant", "half-normal")
+        require(start in starts, f"start must be one of {', '.join(starts)}, but {start!r} came")
         self.lam, self.recipe, self.probs = lam, recipe, probs
-        self.mix_weight, self.granularity = mix_weight, granularity
-        self.sigma_mu = nn.Parameter(torch.full((num_channels,), 0.1))
-        self.sigma_sigma = nn.Parameter(torch.full((num_channels,), 0.1))
-        self.register_buffer("initialised", torch.tensor(False))
+        self.mix_weight, self.granularity, self.start = mix_weight, granularity, start
+        self.sigma_mu = nn.Parameter(torch.full((num_channels,), CONSTANT))
+        self.sigma_sigma = nn.Parameter(torch.full((num_channels,), CONSTANT))
+        self.register_buffer("initialised", torch.tensor(start == "constant"))
         for name in ("n_id", "n_adv", "n_dsu"):
             self.register_buffer(name, torch.tensor(0))
+        for name in ("scatter_mu", "scatter_sigma"):
+            self.register_buffer(name, torch.full((num_channels,), math.nan), persistent=False)
         # The flag on the host: reading the buffer would wait for the device at each call.
-        self._ready = False
+        self._ready = start == "constant"
 
     def change(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         adv, dsu = self._branches(x)
-        if dsu is not None and len(x) < 2:
+        measured = self.recipe in ("direction", "intensity")  # by the uncertainty of the batch
+        if len(x) < 2 and (dsu is not None or measured):
             self._warn(
                 f"{self.label} needs two samples for their uncertainty; it hands a batch of one on unchanged"
             )
-            dsu = None
+            adv, dsu = None if measured else adv, None
         if adv is None and dsu is None:
             return self._touch(x)
         if adv is not None:
@@ -104,8 +120,9 @@ class AdvStyle(StyleLayer):
         noise = self.noise(_grid(x, self.num_channels, 2))
 
         def shifts(mu: Tensor, sigma: Tensor, s_mu: Tensor, s_sigma: Tensor) -> tuple[Tensor, Tensor]:
-            uncertain = dsu is not None or (adv is not None and self.recipe in ("direction", "intensity"))
+            uncertain = dsu is not None or (adv is not None and measured)
             batch = batch_uncertainty(mu, sigma, self.eps) if uncertain else None
+            self._watch(mu, sigma)
             scale_mu, scale_sigma = torch.zeros_like(mu), torch.zeros_like(sigma)
             if adv is not None:
                 learnt = self.used_scales(s_mu, s_sigma, batch)
@@ -166,18 +183,34 @@ class AdvStyle(StyleLayer):
         # training.
         if self._ready or not torch.is_grad_enabled():
             return
-        if len(x) < 2:
-            self._warn(
-                f"{self.label} needs two samples to initialise its scales; it waits for a larger batch"
-            )
-            return
         with torch.no_grad():
-            mu, sigma = channel_statistics(x, eps=self.eps, channel_dim=self.channel_dim)
-            s_mu, s_sigma = batch_uncertainty(mu, sigma, self.eps)
-            self.sigma_mu.copy_(s_mu)
-            self.sigma_sigma.copy_(s_sigma)
+            found = joint_uncertainty(
+                *channel_statistics(x, eps=self.eps, channel_dim=self.channel_dim), self.eps
+            )
+            if found is None:
+                self._warn(
+                    f"{self.label} needs two samples to initialise its scales; it waits for a larger batch"
+                )
+                return
+            wide = torch.stack(found)
+            if self.start == "half-normal":
+                noise = self.noise(wide).abs()
+                if together():
+                    dist.broadcast(noise, src=0)
+                wide = wide * noise
+            self.sigma_mu.copy_(wide[0])
+            self.sigma_sigma.copy_(wide[1])
             self.initialised.fill_(True)
         self._ready = True
+
+    @torch.no_grad()
+    def _watch(self, mu: Tensor, sigma: Tensor) -> None:
+        """Keep the running means of the batches' uncertainty."""
+        if len(mu) < 2:
+            return
+        now = batch_uncertainty(mu, sigma, self.eps)
+        for mean, new in zip((self.scatter_mu, self.scatter_sigma), now, strict=True):
+            mean.copy_(torch.where(mean.isnan(), new.to(mean.dtype), mean.lerp(new.to(mean.dtype), 0.1)))
 
     def _touch(self, y: Tensor) -> Tensor:
         """With DistributedDataParallel every parameter must take part in every step, if only with a zero."""

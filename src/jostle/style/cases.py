@@ -8,9 +8,10 @@ import torch
 from torch import nn
 
 from jostle.core.errors import require
-from jostle.style.domains import LiteTail, LiteTrunk, as_domain, cached, load_domains
+from jostle.style.domains import Domain, as_domain, load_domains
 from jostle.style.insertion import At, places
-from jostle.style.protocol import Domain, Protocol
+from jostle.style.lite import LiteTail, LiteTrunk, cached, layout
+from jostle.style.protocol import Protocol
 from jostle.zoo import load_data, load_model
 
 PACS = ("photo", "art_painting", "cartoon", "sketch")
@@ -22,7 +23,8 @@ class Case:
     """Everything that a trial needs besides the method and the seed.
 
     `plans`: pairs of (sources, targets). `load`: gives the domains; called once, and only if it is needed.
-    `build`: makes a model. `at`: where style layers go. `note`: what a reader must know of the data.
+    `build`: makes a model. `at`: where style layers go. `note`: what a reader must know of the data. `known`: the
+    classes that serve as identities to learn when others are to be found again; `layer`: the features for that.
     """
 
     plans: tuple[tuple[tuple[str, ...], tuple[str, ...]], ...]
@@ -31,6 +33,8 @@ class Case:
     at: At
     protocol: Protocol
     note: str
+    known: tuple[int, ...] = ()
+    layer: str | None = None
 
 
 class DigitNet(nn.Sequential):
@@ -55,7 +59,7 @@ class DigitNet(nn.Sequential):
         self.add_module("classify", nn.Linear(256, 10))
 
 
-def digits_case(protocol: Protocol, size: int = 16) -> Case:
+def digits_case(protocol: Protocol, size: int = 16, device: str = "cpu") -> Case:
     """MNIST-5k to scikit-learn's digits and back: other writers, scanners and resolutions, the same ten
     classes.
 
@@ -70,14 +74,34 @@ def digits_case(protocol: Protocol, size: int = 16) -> Case:
             torch.randperm(len(mnist), generator=torch.Generator().manual_seed(0))[: len(digits)]
         )
         mnist = Domain(_square(mnist.images[:, :, 4:24, 4:24], size), mnist.labels)
-        return {"mnist5k": mnist, "digits": Domain(_square(digits.images, size), digits.labels)}
+        digits = Domain(_square(digits.images, size), digits.labels)
+        return {"mnist5k": mnist.to(device), "digits": digits.to(device)}
 
     both = ((("mnist5k",), ("digits",)), (("digits",), ("mnist5k",)))
     note = f"MNIST-5k and scikit-learn digits, 1,797 images each at {size} px; a CNN of three convolutions"
-    return Case(both, load, DigitNet, DigitNet.PLACES, replace(protocol, mirror=False), note)
+    plan = replace(protocol, mirror=False)
+    return Case(
+        both,
+        load,
+        lambda: DigitNet().to(device),
+        DigitNet.PLACES,
+        plan,
+        note,
+        known=(0, 1, 2, 3, 4),
+        layer="flat",
+    )
 
 
-def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_limit: int | None) -> Case:
+def pacs_case(
+    data: str,
+    source: str,
+    protocol: Protocol,
+    *,
+    size: int,
+    test_limit: int | None,
+    device: str = "cpu",
+    lists: str | None = None,
+) -> Case:
     """PACS from one source to the other three, with EfficientNet-Lite0 whose first blocks are frozen and
     cached.
     """
@@ -86,15 +110,18 @@ def pacs_case(data: str, source: str, protocol: Protocol, *, size: int, test_lim
 
     def load() -> dict[str, Domain]:
         limits = [None, *[test_limit] * len(targets)]
-        domains = load_domains(data, (source, *targets), size=size, limits=limits)
-        trunk = LiteTrunk()
-        return {name: cached(domain, trunk) for name, domain in domains.items()}
+        domains = load_domains(data, (source, *targets), size=size, limits=limits, lists=lists)
+        trunk = LiteTrunk().to(device)
+        return {name: cached(domain.to(device), trunk) for name, domain in domains.items()}
+
+    def build() -> nn.Module:
+        return LiteTail(7).to(device).to(memory_format=layout(device))
 
     note = (
         f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "
-        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; not the official split"
+        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; {_split(lists)}"
     )
-    return Case(((((source,), targets)),), load, lambda: LiteTail(7), LiteTail.PLACES, protocol, note)
+    return Case((((source,), targets),), load, build, LiteTail.PLACES, protocol, note)
 
 
 def network_case(
@@ -103,31 +130,37 @@ def network_case(
     weights: str | None,
     protocol: Protocol,
     *,
+    source: str,
     size: int,
     leave_one_out: bool,
     at: str,
+    device: str = "cpu",
+    lists: str | None = None,
 ) -> Case:
-    """PACS with a whole network, every domain as the only source once, or left out once; all target
-    images.
+    """PACS with a whole network: one domain as the only source, each of them once, or each left out once; all
+    target images. They stay on the device in 8 bits.
     """
+    require(
+        source in ("each", *PACS), f"source must be each or one of {', '.join(PACS)}, but {source!r} came"
+    )
 
     def load() -> dict[str, Domain]:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        found = load_domains(data, PACS, size=size)
-        return {name: Domain(d.images.to(device), d.labels.to(device)) for name, d in found.items()}
+        found = load_domains(data, PACS, size=size, eight_bit=True, lists=lists)
+        return {name: domain.to(device) for name, domain in found.items()}
 
     def build() -> nn.Module:
         model = load_model(network, weights)
-        _new_head(model, 7)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
+        new_head(model, 7)
+        return model.to(device)
 
     def rest(name: str) -> tuple[str, ...]:
         return tuple(other for other in PACS if other != name)
 
-    plans = tuple((rest(name), (name,)) if leave_one_out else ((name,), rest(name)) for name in PACS)
+    ones = PACS if source == "each" else (source,)
+    plans = tuple((rest(name), (name,)) if leave_one_out else ((name,), rest(name)) for name in ones)
     chosen: At = places(load_model(network), at, torch.zeros(2, 3, 64, 64))
-    kind = "leaving one domain out" if leave_one_out else "from each single source"
-    note = f"PACS at {size} px, {kind}, {network}; split drawn here, not the official one"
+    kind = "leaving one domain out" if leave_one_out else "from a single source"
+    note = f"PACS at {size} px, {kind}, {network}; {_split(lists)}"
     return Case(plans, load, build, chosen, protocol, note)
 
 
@@ -136,7 +169,11 @@ def _square(images: torch.Tensor, size: int) -> torch.Tensor:
     return nn.functional.interpolate(images, (size, size), **kind)
 
 
-def _new_head(model: nn.Module, classes: int) -> None:
+def _split(lists: str | None) -> str:
+    return "the official split" if lists else "split drawn here, not the official one"
+
+
+def new_head(model: nn.Module, classes: int) -> None:
     """Exchange the last linear layer for one with `classes` outputs."""
     linear = [name for name, child in model.named_modules() if isinstance(child, nn.Linear)]
     require(

@@ -1,50 +1,15 @@
 """What a comparison of methods shows: accuracy pooled and macro, paired over seeds, with intervals."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
-from scipy import stats
 from torch import Tensor
 
 from jostle.core.errors import optional, require
-
-
-@dataclass(frozen=True)
-class Interval:
-    """A mean over seeds with its sample standard deviation and 95 % t-interval; NaN where one seed tells
-    nothing.
-    """
-
-    mean: float
-    sd: float
-    low: float
-    high: float
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.1f} [{self.low:.1f}, {self.high:.1f}]"
-
-
-def t_interval(values: Sequence[float], level: float = 0.95) -> Interval:
-    """Student's interval of a mean: `mean ± t_{n-1} sd / sqrt(n)`.
-
-    **Arguments:** `values`: one a seed, at least one. `level`: in (0, 1).
-
-    >>> print(t_interval([1.0, 2.0, 3.0]))
-    2.0 [-0.5, 4.5]
-    """
-    require(len(values) >= 1, "values must hold at least one number, but it is empty")
-    data = np.asarray(values, dtype=np.float64)
-    mean, count = float(data.mean()), len(data)
-    if count == 1:
-        return Interval(mean, math.nan, math.nan, math.nan, 1)
-    sd = float(data.std(ddof=1))
-    half = float(stats.t.ppf(0.5 + level / 2, count - 1)) * sd / math.sqrt(count)
-    return Interval(mean, sd, mean - half, mean + half, count)
+from jostle.core.statistics import Interval, t_interval
 
 
 @dataclass(frozen=True)
@@ -87,14 +52,15 @@ class Trial:
 class Summary:
     """A method over its seeds, and paired with a baseline: the same seeds, batches and augmentations.
 
-    `difference`: method minus baseline a seed, in points. `wins`: in how many seeds it was above. `targets`:
-    the accuracy a target domain.
+    `difference`, `pooled_difference`: method minus baseline a seed, in points of macro and of pooled accuracy.
+    `wins`: in how many seeds its macro accuracy was above. `targets`: the accuracy a target domain.
     """
 
     method: str
     macro: Interval
     pooled: Interval
     difference: Interval
+    pooled_difference: Interval
     wins: int
     targets: Mapping[str, Interval]
 
@@ -131,14 +97,17 @@ def summarise(trials: Sequence[Trial], baseline: str = "erm") -> dict[str, Summa
             t_interval([mine[seed]["macro"] for seed in seeds]),
             t_interval([mine[seed]["pooled"] for seed in seeds]),
             t_interval(gaps),
+            t_interval([mine[seed]["pooled"] - base[seed]["pooled"] for seed in seeds]),
             sum(gap > 0 for gap in gaps),
             {key: t_interval([mine[seed][key] for seed in seeds]) for key in targets},
         )
     return out
 
 
-def paired(trials: Sequence[Trial], method: str, other: str) -> Interval:
-    """`method` minus `other` in macro accuracy, seed by seed, in points.
+def paired(
+    trials: Sequence[Trial], method: str, other: str, score: Literal["macro", "pooled"] = "macro"
+) -> Interval:
+    """`method` minus `other` in macro or pooled accuracy, seed by seed, in points.
 
     >>> runs = [Trial(m, s, ("a",), {"b": c}, {"b": 10}, 0.0, 0.0) for m, s, c in [("x", 0, 5), ("y", 0, 6)]]
     >>> round(paired(runs, "y", "x").mean, 6)
@@ -148,7 +117,7 @@ def paired(trials: Sequence[Trial], method: str, other: str) -> Interval:
     theirs = _by_seed([trial for trial in trials if trial.method == other])
     shared = sorted(mine.keys() & theirs.keys())
     require(bool(shared), f"{method} and {other} share no seed, so they cannot be paired")
-    return t_interval([mine[seed]["macro"] - theirs[seed]["macro"] for seed in shared])
+    return t_interval([mine[seed][score] - theirs[seed][score] for seed in shared])
 
 
 def _by_seed(trials: Sequence[Trial]) -> dict[int, dict[str, float]]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from jostle.core.statistics import t_interval
 from jostle.lab.style import COLOURS, figure, house_style
 from jostle.style.attack import StyleCurve
 from jostle.style.evaluate import Summary, Trial
@@ -23,6 +24,13 @@ _NAMES = {
     "mixup": "mixup",
     "advstyle": "AdvStyle",
     "advstyle-lambda0": "AdvStyle, λ = 0",
+    "advstyle-lambda1": "AdvStyle, λ = 1",
+    "advstyle-early": "AdvStyle, early places",
+    "untrained": "untrained",
+    "direction": "AdvStyle, direction",
+    "intensity": "AdvStyle, intensity",
+    "jitter": "colour jitter",
+    "grayscale": "random grayscale",
 }
 _ORDER = ("black", "sky", "green", "vermillion", "orange", "blue", "purple")
 _MARKS = "osD^vP*"
@@ -179,4 +187,26 @@ def scale_history(history: Sequence[Mapping[str, Any]]) -> "Figure":
             axis.set_xlabel("epoch")
             axis.set_ylabel(f"mean |Σ{symbol}| (feature units)")
         np.ravel(axes)[0].legend(title="behind")
+    return fig
+
+
+def retrievals(table: Mapping[str, Mapping[str, Sequence[float]]]) -> "Figure":
+    """Mean average precision and first ranks of each method: every seed a dot, mean and 95 % interval beside them.
+
+    **Arguments:** `table`: for each method `mean_ap` and `rank1` in percent, a value a seed.
+    """
+    # ERM and DSU keep the colours that they have in the other figures.
+    look = _look(sorted(table, key=lambda name: name == "untrained"))
+    with house_style():
+        fig, axes = figure(1, 2, (7.0, 3.0))
+        labels = (("mean_ap", "mean average precision (%)"), ("rank1", "queries whose first is a match (%)"))
+        for axis, (key, label) in zip(np.ravel(axes), labels, strict=True):
+            for i, (name, (_, colour, mark)) in enumerate(look.items()):
+                values, mean = table[name][key], t_interval(table[name][key])
+                axis.plot([i + 0.15] * len(values), values, ".", color=colour, alpha=0.45, markersize=6)
+                error = np.nan_to_num([mean.high - mean.mean])
+                axis.errorbar([i], [mean.mean], yerr=error, fmt=mark, color=colour, capsize=3, markersize=6)
+            axis.set_xticks(range(len(look)), [words.replace(", ", ",\n") for words, _, _ in look.values()])
+            axis.set_xlim(-0.5, len(look) - 0.5)
+            axis.set_ylabel(label)
     return fig

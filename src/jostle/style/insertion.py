@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.core.layers import find
-from jostle.core.taps import Taps, _swap_first, first_tensor, frozen
+from jostle.core.taps import Taps, first_tensor, frozen, swap_first
 from jostle.style.advstyle import AdvStyle
 from jostle.style.layers import DSU, EFDMix, MixStyle, PAdaIN, StyleLayer
 
@@ -25,7 +25,7 @@ KINDS: Mapping[str, type[StyleLayer]] = {
 HOME = "style_layers"
 """The name under which inserted layers live in the model, and so in its state dict."""
 
-At = Sequence[str] | Literal["auto", "official"]
+At = Sequence[str] | Literal["auto", "official", "early"]
 
 
 class Inserted:
@@ -80,7 +80,8 @@ def insert(
     By forward hooks: the model's own code and names stay. The layers live in `model.style_layers`, so that
     `parameters()`, `state_dict()`, `to()`, `train()` and DistributedDataParallel see them. Each has its own
     scales. Places: names of `dict(model.named_modules())`; `"auto"`, by the kind of network
-    ([`places`][jostle.style.insertion.places]); `"official"`, all six places of the published ResNet script.
+    ([`places`][jostle.style.insertion.places]); `"official"`, all six places of the published ResNet script;
+    `"early"`, these without stages 3 and 4.
 
     **Arguments:** `model`: changed in place. `at`: see above. `kind`: `advstyle`, `dsu`, `mixstyle`,
     `efdmix`, `padain`, a class, or a function from the number of channels to a layer. `example`: a small
@@ -154,7 +155,7 @@ class _Behind:
         styled = self.layer(part)
         if styled is part:
             return None
-        return _swap_first(output, torch.cat([value[:, : self.skip], styled], dim=1) if self.skip else styled)
+        return swap_first(output, torch.cat([value[:, : self.skip], styled], dim=1) if self.skip else styled)
 
 
 def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) -> tuple[str, ...]:
@@ -164,7 +165,7 @@ def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) ->
     resolution that falls: behind the last layer before each of its first four falls (for EfficientNet and
     MobileNet these are the ends of the first four stages). A vision transformer: behind the patch embedding
     and the blocks at a quarter and a half of its depth. `"official"`, ResNets only: conv1, max-pooling and
-    all four stages.
+    all four stages. `"early"`, ResNets only: these but the last two stages.
 
     **Arguments:** `model`: any. `example`: a small input batch; needed unless it is a ResNet or a
     transformer.
@@ -175,15 +176,17 @@ def places(model: nn.Module, at: str = "auto", example: Tensor | None = None) ->
     ('maxpool', 'layer1', 'layer2', 'layer3')
     """
     require(
-        at in ("auto", "official"), f"at must be auto, official or a list of layer names, but {at!r} came"
+        at in ("auto", "official", "early"),
+        f"at must be auto, official, early or a list of layer names, but {at!r} came",
     )
     names = dict(model.named_modules())
     official = ("conv1", "maxpool", "layer1", "layer2", "layer3", "layer4")
     # A network may sit inside a wrapper, such as one that normalises its input.
     for prefix in (name.removesuffix("maxpool") for name in names if re.fullmatch(r"(.*\.)?maxpool", name)):
         if all(prefix + name in names for name in official):
-            return tuple(prefix + name for name in (official if at == "official" else official[1:5]))
-    require(at == "auto", "at='official' is for ResNets; name the layers, or use 'auto'")
+            chosen = {"official": official, "early": official[:4], "auto": official[1:5]}[at]
+            return tuple(prefix + name for name in chosen)
+    require(at == "auto", f"at={at!r} is for ResNets; name the layers, or use 'auto'")
     blocks = _transformer_blocks(names)
     if blocks:
         embedding = next(

@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from jostle.core.errors import require
+from jostle.style.ranks import SharedDraws, together
 from jostle.style.restyle import EPS, batch_uncertainty, channel_statistics, restyle
 
 
@@ -20,6 +21,11 @@ class StyleLayer(nn.Module):
     draw a call; in [0, 1]. `eps`: added to variances, above 0. `channel_dim`: the axis of the channels: 1 for
     `(batch, channels, ...)`, -1 for tokens. `generator`: where the draws come from; torch's own by default.
     With activation checkpointing keep the default: checkpointing replays that one only.
+
+    Under `torch.compile` it is no part of the graph while training (a break, so not with `fullgraph=True`), and
+    nothing in evaluation. When several processes train one network with `torch.distributed`, all ranks take the
+    same branch in a call, however they are seeded; noise, partners and the scatter of a batch are each rank's
+    own.
 
     A subclass writes `change(x)`.
     """
@@ -42,13 +48,20 @@ class StyleLayer(nn.Module):
         self.active = True
         self.place = ""
         self._warned: set[str] = set()
+        self._shared = SharedDraws()
 
-    # The draw of a branch is on the host: a compiled graph must not freeze it.
-    @torch.compiler.disable
     def forward(self, x: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """`x` in another style while training; `x` itself otherwise."""
         if not self.training or not self.active:
             return x
+        if torch.compiler.is_compiling():
+            from jostle.style.eager import styled
+
+            return styled(self, x)
+        return self.styled(x)
+
+    def styled(self, x: Tensor) -> Tensor:
+        """`x` in another style, once it is clear that the layer can work on it."""
         label = self.label
         require(x.is_floating_point(), f"{label} takes floating-point features, but {x.dtype} came")
         channels = x.shape[self.channel_dim] if x.ndim >= 2 else 0
@@ -71,10 +84,12 @@ class StyleLayer(nn.Module):
         return type(self).__name__ + (f" at {self.place!r}" if self.place else "")
 
     def uniform(self) -> float:
-        """One draw from U(0, 1), on the host."""
+        """One draw from U(0, 1), on the host; in a distributed training the same on all ranks."""
         generator = (
             self.generator if self.generator is not None and self.generator.device.type == "cpu" else None
         )
+        if together():
+            return self._shared.draw(float(torch.rand((), generator=generator, dtype=torch.float64)))
         return float(torch.rand((), generator=generator))
 
     def noise(self, like: Tensor) -> Tensor:

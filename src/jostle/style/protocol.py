@@ -4,20 +4,24 @@ import copy
 import math
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jostle.core.errors import require
 from jostle.core.training import Trainer, minibatches
-from jostle.style.advstyle import AdvStyle, check_scales
+from jostle.style.advstyle import check_scales
+from jostle.style.augment import RECOLOURED, augmented, recoloured
+from jostle.style.diagnostics import adversarial_gap, scale_report
+from jostle.style.domains import Domain, check_domains, floating, joined, split
 from jostle.style.evaluate import Trial
-from jostle.style.insertion import KINDS, At, insert, param_groups, scales, style_layers
+from jostle.style.insertion import KINDS, At, insert, param_groups, scales
+from jostle.style.methods import METHODS, Method
 
 Build = Callable[[], nn.Module]
 """Makes a fresh model; its random weights come from torch's own generator, which is seeded for it."""
@@ -25,70 +29,21 @@ Progress = Callable[[int, int, str], None]
 TEST_BATCH = 100
 
 
-@dataclass(frozen=True, eq=False)
-class Domain:
-    """The images of one domain in memory.
-
-    **Arguments:** `images`: `(n, channels, height, width)`, what the model takes. `labels`: `(n,)`.
-    `mirrored`: the same images mirrored, for inputs that cannot simply be flipped, such as cached features.
-    """
-
-    images: Float[Tensor, "n c h w"]
-    labels: Int[Tensor, " n"]
-    mirrored: Float[Tensor, "n c h w"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def subset(self, indices: Int[Tensor, " m"]) -> "Domain":
-        """The images at `indices`."""
-        mirrored = None if self.mirrored is None else self.mirrored[indices]
-        return Domain(self.images[indices], self.labels[indices], mirrored)
-
-
-@dataclass(frozen=True)
-class Method:
-    """What is compared: a style layer, or none.
-
-    **Arguments:** `kind`: a kind of [`insert`][jostle.style.insertion.insert], `"erm"` (nothing) or `"mixup"`
-    (Zhang et al. 2018, `alpha` 0.2). `settings`: of the layer.
-    """
-
-    kind: str = "erm"
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-
-METHODS: dict[str, Method] = {
-    "erm": Method(),
-    "mixup": Method("mixup"),
-    "mixstyle": Method("mixstyle"),
-    "padain": Method("padain"),
-    "efdmix": Method("efdmix"),
-    "dsu": Method("dsu"),
-    "advstyle": Method("advstyle"),
-    "advstyle-lambda0": Method("advstyle", {"lam": 0.0}),
-    "advstyle-lambda1": Method("advstyle", {"lam": 1.0}),
-    "adversarial-only": Method("advstyle", {"recipe": "adv"}),
-    "adversarial-only-lambda0": Method("advstyle", {"recipe": "adv", "lam": 0.0}),
-    "direction": Method("advstyle", {"recipe": "direction"}),
-    "intensity": Method("advstyle", {"recipe": "intensity"}),
-    "per-sample": Method("advstyle", {"granularity": "sample"}),
-}
-"""Methods and ablations by name; `advstyle-lambda0` has the noise and no adversary."""
-
-
 @dataclass(frozen=True)
 class Protocol:
     """All that decides a domain generalisation number besides the method; it goes into every record.
 
-    The defaults are those of the official PACS script but for the split, which is drawn here.
+    The defaults are those of the official PACS script but for `split` and `translate`.
 
     **Arguments:** `epochs`, `batch`, `lr`, `momentum`, `weight_decay`: SGD with a cosine to zero, a step a
-    batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `validation`:
-    share of each source held out, stratified by class, in [0, 1). `split_seed`: of that split, the same for
-    all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
-    sources. `mirror`: random horizontal mirroring. `ascent`: `"joint"`, one step for all, as published, or
-    `"inner"`: three ascent-only steps on the scales before each step on the weights.
+    batch. `weight_decay_scales`: of the learnt scales; `None`: like the weights, as published. `split`: of the
+    sources; `"drawn"` here, or `"official"`, by the split lists that the domains were loaded with. `validation`:
+    share of each source held out, stratified by class, in [0, 1), when it is drawn. `split_seed`: of that split, the
+    same for all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
+    sources. `mirror`: random horizontal mirroring. `translate`: random windows of images made an eighth larger,
+    as that script has them; for whole images, not for cached features. `ascent`: `"joint"`, one step for all, as
+    published, or `"inner"`: three ascent-only steps on the scales before each step on the weights. `precision`:
+    in which the network computes; styles are computed in float32 at least, whatever it is.
 
     >>> Protocol(epochs=1).batch
     64
@@ -100,11 +55,14 @@ class Protocol:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     weight_decay_scales: float | None = None
+    split: Literal["drawn", "official"] = "drawn"
     validation: float = 0.1
     split_seed: int = 0
     selection: Literal["last", "source_val"] = "last"
     mirror: bool = True
+    translate: bool = False
     ascent: Literal["joint", "inner"] = "joint"
+    precision: Literal["float32", "bfloat16"] = "float32"
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be at least 1, but {self.epochs} came")
@@ -112,7 +70,7 @@ class Protocol:
         require(self.lr > 0, f"lr must be above 0, but {self.lr} came")
         require(0 <= self.validation < 1, f"validation must lie in [0, 1), but {self.validation} came")
         require(
-            self.selection == "last" or self.validation > 0,
+            self.selection == "last" or self.split == "official" or self.validation > 0,
             "selection='source_val' needs validation above 0, but it is 0",
         )
 
@@ -125,38 +83,18 @@ def stream(seed: int, name: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32(f"style/{seed}/{name}".encode()))
 
 
-def split(labels: Int[Tensor, " n"], share: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices of a training and a held-out part, stratified by class.
+def training_parts(domain: Domain, protocol: Protocol) -> tuple[Tensor, Tensor]:
+    """Indices of the images of a source to train on, and of those held out.
 
-    >>> train, held = split(torch.tensor([0] * 10 + [1] * 10), 0.1, seed=0)
-    >>> len(train), len(held)
-    (18, 2)
+    **Raises:** `JostleError` for the official split without split lists.
     """
-    generator = torch.Generator().manual_seed(seed)
-    held = []
-    for kind in labels.unique():
-        members = (labels == kind).nonzero().flatten()
-        order = torch.randperm(len(members), generator=generator)
-        held.append(members[order[: round(share * len(members))]])
-    out = torch.cat(held).sort().values
-    mask = torch.ones(len(labels), dtype=torch.bool)
-    mask[out] = False
-    return mask.nonzero().flatten(), out
-
-
-def check_domains(domains: Mapping[str, Domain], sources: Sequence[str], targets: Sequence[str]) -> None:
-    """Refuse a comparison that would mean nothing.
-
-    **Raises:** `JostleError` for an unknown or empty domain, a target that is a source, a single class.
-    """
-    for name in (*sources, *targets):
-        require(name in domains, f"domain must be one of {', '.join(domains)}, but {name!r} came")
-        require(len(domains[name]) > 0, f"domain {name!r} is empty")
-    require(bool(sources) and bool(targets), "there must be at least one source and one target domain")
-    both = sorted(set(sources) & set(targets))
-    require(not both, f"domain {', '.join(both)} is both source and target")
-    kinds = torch.cat([domains[name].labels for name in sources]).unique()
-    require(len(kinds) >= 2, "the sources hold a single class: there is nothing to learn")
+    if protocol.split == "drawn":
+        return split(domain.labels, protocol.validation, protocol.split_seed)
+    require(
+        domain.parts is not None, "split='official' needs domains that were loaded with their split lists"
+    )
+    assert domain.parts is not None
+    return domain.parts.train, domain.parts.held
 
 
 def trial(
@@ -169,13 +107,14 @@ def trial(
     protocol: Protocol,
     at: At = "auto",
     *,
+    table: Mapping[str, Method] = METHODS,
     callback: Progress | None = None,
 ) -> tuple[Trial, nn.Module]:
     """Train one method with one seed on the sources and test it on the targets.
 
     Order of the batches, augmentation, initialisation and style noise come from four generators of the seed.
 
-    **Arguments:** `build`: makes the model. `domains`: by name. `method`: of `METHODS`. `at`: where style
+    **Arguments:** `build`: makes the model. `domains`: by name. `method`: a name in `table`. `at`: where style
     layers go, as for [`insert`][jostle.style.insertion.insert]. `callback`: `(done, total, figure)` after
     each batch.
     **Returns:** the record, and the trained model with its style layers, in evaluation mode.
@@ -183,23 +122,52 @@ def trial(
     """
     check_domains(domains, sources, targets)
     started = time.perf_counter()
-    train, held = _parts(domains, sources, protocol)
-    # Dropout and the like draw from torch's own stream; it is handed back as it was.
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stream(seed, "initialisation").initial_seed())
-        model = build()
-        example = train.images[: min(2, len(train))]
-        how = _method(method)
-        if how.kind in KINDS:
-            insert(model, at, how.kind, example=example, generator=stream(seed, "noise"), **how.settings)
-        history, accuracy = fit(
-            model, train, protocol, seed, held=held, mixup=how.kind == "mixup", callback=callback
-        )
-    model.eval()
-    correct = {name: int(hits(model, domains[name])) for name in targets}
-    total = {name: len(domains[name]) for name in targets}
+    parts = {name: training_parts(domains[name], protocol) for name in sources}
+    train, held = (joined([domains[name].subset(parts[name][side]) for name in sources]) for side in (0, 1))
+    model, history, accuracy = trained(
+        build, train, held, method, seed, protocol, at, table=table, callback=callback
+    )
+    shown = {name: domains[name] for name in targets}
+    if protocol.split == "official":
+        shown = {name: d if d.parts is None else d.subset(d.parts.test) for name, d in shown.items()}
+    with _repeatable(), _precision(protocol, train.images.device):
+        correct = {name: hits(model, domain) for name, domain in shown.items()}
+    total = {name: len(domain) for name, domain in shown.items()}
     seconds = time.perf_counter() - started
     return Trial(method, seed, tuple(sources), correct, total, accuracy, seconds, history), model
+
+
+def trained(
+    build: Build,
+    train: Domain,
+    held: Domain,
+    method: str,
+    seed: int,
+    protocol: Protocol,
+    at: At = "auto",
+    *,
+    table: Mapping[str, Method] = METHODS,
+    callback: Progress | None = None,
+) -> tuple[nn.Module, tuple[dict[str, Any], ...], float]:
+    """Make a model and train it with one method and one seed; torch's own streams are handed back as they were.
+
+    **Arguments:** as for [`trial`][jostle.style.protocol.trial]; `train`, `held`: images to learn from and to judge
+    by.
+    **Returns:** the model in evaluation mode, with its style layers, and what `fit` returns.
+    """
+    require(method in table, f"method must be one of {', '.join(table)}, but {method!r} came")
+    how, device = table[method], train.images.device
+    # Dropout and the like draw from torch's own streams.
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), _repeatable():
+        torch.manual_seed(stream(seed, "initialisation").initial_seed())
+        model = build()
+        if how.kind in KINDS:
+            example = floating(train.images[: min(2, len(train))])
+            noise = stream(seed, "noise")
+            insert(model, how.at or at, how.kind, example=example, generator=noise, **how.settings)
+        plan = replace(protocol, **how.protocol)
+        history, accuracy = fit(model, train, plan, seed, held=held, kind=how.kind, callback=callback)
+    return model.eval(), history, accuracy
 
 
 def fit(
@@ -209,15 +177,17 @@ def fit(
     seed: int = 0,
     *,
     held: Domain | None = None,
-    mixup: bool = False,
+    kind: str = "erm",
     callback: Progress | None = None,
 ) -> tuple[tuple[dict[str, Any], ...], float]:
     """Train a model under a protocol, with the style layers that it has.
 
-    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `mixup`:
-    mix images and labels in pairs. Others as for [`trial`][jostle.style.protocol.trial].
-    **Returns:** a row an epoch (`epoch`, `loss`, `scales`), and the accuracy on `held` in percent, NaN
-    without.
+    **Arguments:** `model`: changed in place. `train`: what it learns from. `held`: held-out images. `kind`: what is
+    done to the images of a batch, if it is `"mixup"`, `"jitter"` or `"grayscale"`. Others as for
+    [`trial`][jostle.style.protocol.trial].
+    **Returns:** a row an epoch (`epoch`, `loss`, `scales`, and with AdvStyle layers `gap`, see
+    [`adversarial_gap`][jostle.style.diagnostics.adversarial_gap], on the first held-out images), and the accuracy on
+    `held` in percent, NaN without.
     """
     order, augmentation, noise = (stream(seed, name) for name in ("order", "augmentation", "noise"))
     groups = param_groups(
@@ -231,7 +201,10 @@ def fit(
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, each * protocol.epochs)
 
     def loss(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        x, y = _augmented(train, batch[0], protocol.mirror, augmentation), train.labels[batch[0]]
+        x = augmented(train, batch[0], augmentation, mirror=protocol.mirror, translate=protocol.translate)
+        y = train.labels[batch[0]]
+        if kind in RECOLOURED:
+            x = recoloured(x, kind, noise)
         if protocol.ascent == "inner" and own:
             for _ in range(3):
                 grads = torch.autograd.grad(F.cross_entropy(net(x), y), own, allow_unused=True)
@@ -239,7 +212,7 @@ def fit(
                     for scale, grad in zip(own, grads, strict=True):
                         if grad is not None:  # already reversed: a step down its gradient climbs the loss
                             scale -= optimiser.param_groups[0]["lr"] * grad
-        if not mixup:
+        if kind != "mixup":
             return F.cross_entropy(net(x), y)
         pair = torch._standard_gamma(torch.full((2,), 0.2, dtype=torch.float64), generator=noise)
         weight = float(pair[0] / pair.sum())
@@ -247,7 +220,24 @@ def fit(
         out = net(weight * x + (1 - weight) * x[other])
         return weight * F.cross_entropy(out, y) + (1 - weight) * F.cross_entropy(out, y[other])
 
-    trainer = Trainer(model, optimiser, loss, schedule=schedule)
+    def cast(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
+        with _precision(protocol, train.images.device):
+            return loss(net, batch)
+
+    def judged(held: Domain) -> float:
+        with _precision(protocol, train.images.device):
+            return 100 * hits(model, held) / len(held)
+
+    judge = held if held is not None and len(held) else train
+    probe = floating(judge.images[: protocol.batch]), judge.labels[: protocol.batch]
+
+    def looked() -> dict[str, Any]:
+        if not own:
+            return {"scales": {}}
+        with _precision(protocol, train.images.device):
+            return {"scales": scale_report(model), "gap": adversarial_gap(model, *probe)}
+
+    trainer = Trainer(model, optimiser, cast, schedule=schedule)
     rows: list[dict[str, Any]] = []
     best, best_state, accuracy = -1.0, None, math.nan
 
@@ -258,9 +248,9 @@ def fit(
         if trainer.step % each:
             return
         check_scales(model, trainer.step)
-        rows.append({"epoch": trainer.step // each, "loss": trainer.last, "scales": scale_report(model)})
+        rows.append({"epoch": trainer.step // each, "loss": trainer.last, **looked()})
         if protocol.selection == "source_val" and held is not None:
-            now = 100 * hits(model, held) / len(held)
+            now = judged(held)
             if now > best:
                 best, best_state = now, copy.deepcopy(model.state_dict())
 
@@ -276,7 +266,7 @@ def fit(
     if best_state is not None:
         model.load_state_dict(best_state)
     if held is not None and len(held):
-        accuracy = 100 * hits(model, held) / len(held)
+        accuracy = judged(held)
     return tuple(rows), accuracy
 
 
@@ -287,66 +277,26 @@ def hits(model: nn.Module, domain: Domain) -> int:
     model.eval()
     right = 0
     for images, labels in zip(domain.images.split(TEST_BATCH), domain.labels.split(TEST_BATCH), strict=True):
-        right += int((model(images).argmax(1) == labels).sum())
+        right += int((model(floating(images)).argmax(1) == labels).sum())
     model.train(was)
     return right
 
 
-def scale_report(model: nn.Module) -> dict[str, dict[str, float]]:
-    """How the learnt scales of each AdvStyle layer stand: means and maxima of their sizes, the negative
-    share.
-
-    >>> scale_report(nn.Sequential(AdvStyle(4)))["0"]["negative"]
-    0.0
-    """
-    out = {}
-    for name, layer in style_layers(model).items():
-        if isinstance(layer, AdvStyle):
-            mu, sigma = layer.sigma_mu.detach(), layer.sigma_sigma.detach()
-            out[name] = {
-                "mean_mu": float(mu.abs().mean()),
-                "max_mu": float(mu.abs().max()),
-                "mean_sigma": float(sigma.abs().mean()),
-                "max_sigma": float(sigma.abs().max()),
-                "negative": float(torch.cat([mu, sigma]).lt(0).double().mean()),
-            }
-    return out
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """On a GPU too a seed that is run again gives the same numbers."""
+    flags = torch.backends.cudnn
+    was = flags.deterministic, flags.benchmark
+    flags.deterministic, flags.benchmark = True, False
+    try:
+        yield
+    finally:
+        flags.deterministic, flags.benchmark = was
 
 
-def _method(name: str) -> Method:
-    require(name in METHODS, f"method must be one of {', '.join(METHODS)}, but {name!r} came")
-    return METHODS[name]
-
-
-def _parts(
-    domains: Mapping[str, Domain], sources: Sequence[str], protocol: Protocol
-) -> tuple[Domain, Domain]:
-    train, held = [], []
-    for name in sources:
-        ours, theirs = split(domains[name].labels, protocol.validation, protocol.split_seed)
-        train.append(domains[name].subset(ours))
-        held.append(domains[name].subset(theirs))
-    return _joined(train), _joined(held)
-
-
-def _joined(parts: Sequence[Domain]) -> Domain:
-    if len(parts) == 1:
-        return parts[0]
-    mirrors = [part.mirrored for part in parts if part.mirrored is not None]
-    return Domain(
-        torch.cat([part.images for part in parts]),
-        torch.cat([part.labels for part in parts]),
-        torch.cat(mirrors) if len(mirrors) == len(parts) else None,
-    )
-
-
-def _augmented(train: Domain, chosen: Tensor, mirror: bool, generator: torch.Generator) -> Tensor:
-    x = train.images[chosen]
-    if not mirror:
-        return x
-    flip = torch.rand(len(chosen), generator=generator) < 0.5
-    turned = x.flip(-1) if train.mirrored is None else train.mirrored[chosen]
-    return torch.where(flip.to(x.device)[:, None, None, None], turned, x)
+def _precision(protocol: Protocol, device: torch.device) -> torch.autocast:
+    """The context in which the network computes."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
 
 
 def dg_benchmark(
@@ -358,6 +308,7 @@ def dg_benchmark(
     seeds: Sequence[int] = (0, 1, 2),
     sources: Sequence[str] | None = None,
     at: At = "auto",
+    table: Mapping[str, Method] = METHODS,
     callback: Progress | None = None,
 ) -> list[Trial]:
     """Compare methods over paired seeds: from the given sources to all other domains, or leaving one out in
@@ -375,7 +326,7 @@ def dg_benchmark(
     jobs = [(method, seed, *plan) for seed in seeds for plan in plans for method in methods]
     out = []
     for done, (method, seed, train, test) in enumerate(jobs):
-        record, _ = trial(build, domains, train, test, method, seed, protocol, at)
+        record, _ = trial(build, domains, train, test, method, seed, protocol, at, table=table)
         out.append(record)
         if callback is not None:
             callback(done + 1, len(jobs), f"{method} {record.macro:.1f} %")

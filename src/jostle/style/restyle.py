@@ -92,7 +92,8 @@ class _Restyle(torch.autograd.Function):
         sigma = (var + eps).sqrt()
         # The plan's own small graph: its leaves are the statistics and the parameters.
         leaves = [leaf.detach().requires_grad_() for leaf in (mu, sigma, *parameters)]
-        with torch.enable_grad():
+        # Its few tensors are kept as they are: checkpointing would run the whole layer once more for them.
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_same, _same):
             s, t = plan(*leaves)
         k = s.detach() / sigma
         y = torch.addcmul((t.detach() - k * mu).reshape(shape), wide, (1 + k).reshape(shape))
@@ -121,6 +122,10 @@ class _Restyle(torch.autograd.Function):
         return dx, None, None, None, *dparameters
 
 
+def _same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
 def _through(outputs: tuple[Tensor, ...], leaves: list[Tensor], grads: tuple[Tensor, ...]) -> list[Tensor]:
     """Gradients through the plan, zero where it does not look."""
     pairs = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if out.requires_grad]
@@ -136,7 +141,9 @@ def _through(outputs: tuple[Tensor, ...], leaves: list[Tensor], grads: tuple[Ten
 
 def _dot(g: Tensor, x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """`sum g x` over `axes`; on contiguous `(batch, channels, ...)` without a temporary."""
-    if axes[0] == 2 and g.is_contiguous() and x.is_contiguous():
+    # A backward pass under autocast would have the product in half precision.
+    halved = torch.is_autocast_enabled(g.device.type)
+    if axes[0] == 2 and g.is_contiguous() and x.is_contiguous() and not halved:
         rows = g.shape[0] * g.shape[1]
         return torch.bmm(g.view(rows, 1, -1), x.view(rows, -1, 1)).view(g.shape[:2])
     return (g * x).sum(axes)

@@ -1,7 +1,7 @@
 """Retrieval as person re-identification measures it: mean average precision and the match curve."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -101,6 +101,20 @@ def persons(images: Images) -> tuple[Int[Tensor, " n"], Int[Tensor, " n"]]:
     return torch.tensor(ids), torch.tensor(cameras)
 
 
+def features(
+    model: nn.Module, batches: Iterable[Tensor], layer: str | None = None
+) -> Iterator[Float[Tensor, "n features"]]:
+    """The features of each batch, on the CPU: the model's output, or what a layer gives, averaged over space.
+
+    **Arguments:** `batches`: brought to the model's device. `layer`: a dotted name; `None`: the output.
+    """
+    with frozen(model), torch.no_grad(), Taps(model, [layer] if layer else [""]) as taps:
+        for x in batches:
+            model(x.to(next(iter(model.parameters()), x).device))
+            value = taps.values[-1]
+            yield value.flatten(2).mean(2).cpu() if value.ndim > 2 else value.cpu()
+
+
 def embed(
     model: nn.Module,
     images: Images,
@@ -108,18 +122,12 @@ def embed(
     batch: int = 64,
     callback: Progress | None = None,
 ) -> Float[Tensor, "n features"]:
-    """Features of images: the model's output, or what a layer gives, averaged over space.
-
-    **Arguments:** `layer`: a dotted name; `None`: the output.
-    """
-    out = []
-    with frozen(model), torch.no_grad(), Taps(model, [layer] if layer else [""]) as taps:
-        for x, _ in images.batches(batch):
-            model(x.to(next(iter(model.parameters()), x).device))
-            value = taps.values[-1]
-            out.append(value.flatten(2).mean(2).cpu() if value.ndim > 2 else value.cpu())
-            if callback is not None:
-                callback(sum(map(len, out)), len(images), "embedding")
+    """Features of images; see [`features`][jostle.style.retrieval.features]."""
+    out: list[Tensor] = []
+    for part in features(model, (x for x, _ in images.batches(batch)), layer):
+        out.append(part)
+        if callback is not None:
+            callback(sum(map(len, out)), len(images), "embedding")
     return torch.cat(out)
 
 

@@ -1,22 +1,24 @@
 """The study of AdvStyle: paired comparisons under a domain shift, worst styles, and the space of styles."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import lru_cache
+from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
 
-from jostle.core.taps import Taps, frozen
-from jostle.lab import Claim, Run, Stage, Study
+from jostle.core.statistics import t_interval
+from jostle.lab import Run, Stage, Study, parallel
+from jostle.lab.engines import Engine
 from jostle.style import figures
-from jostle.style.advstyle import AdvStyle
-from jostle.style.attack import StyleCurve, fit_reference, style_curve
+from jostle.style.attack import StyleCurve
 from jostle.style.cases import PACS_ARCHIVE, Case, digits_case, network_case, pacs_case
-from jostle.style.evaluate import Interval, Trial, paired, proxy_a_distance, summarise
-from jostle.style.insertion import style_layers
-from jostle.style.protocol import Domain, Protocol, split, trial
-from jostle.style.restyle import channel_statistics
+from jostle.style.claims import CLAIMS
+from jostle.style.domains import Domain
+from jostle.style.evaluate import Trial, paired, proxy_a_distance, summarise
+from jostle.style.identify import asked, identities, ranked, retrieval_trial, untrained
+from jostle.style.probes import probed
+from jostle.style.protocol import Protocol, trial
 
 
 @dataclass(frozen=True)
@@ -25,10 +27,13 @@ class Config:
 
     `data`: `digits`, or `PACS` (`pacs-128.zip`, looked for here and under `JOSTLE_DATA`), or a folder or zip
     of `DOMAIN/CLASS/` with the domains of PACS. `network`: `small` (a CNN for digits, EfficientNet-Lite0 with
-    a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS with
-    the small network. `seeds`, `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a
-    network of the zoo. `leave_one_out`: train on three domains. `radii`, `attacked`, `attack_steps`: of the
-    worst-style curve.
+    a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS, or
+    `each` in turn with a network of the zoo. `lists`: a folder with the official split lists of PACS. `seeds`,
+    `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a network of the zoo.
+    `leave_one_out`: train on three domains. `precision`: of the network. `device`: `auto` takes the GPU if there is
+    one. `jobs`, `engine`: trainings at a time, and who runs them; several share a GPU. `radii`, `attacked`,
+    `attack_steps`: of the worst-style curve. `retrieval`: methods compared in finding digits that were no classes of
+    the training again in the other set, for `digits` only.
     """
 
     data: str = "digits"
@@ -36,6 +41,7 @@ class Config:
     weights: str | None = None
     methods: tuple[str, ...] = ("erm", "dsu", "mixstyle", "advstyle", "advstyle-lambda0")
     source: str = "photo"
+    lists: str | None = None
     seeds: int = 0
     seed: int = 0
     epochs: int = 0
@@ -45,13 +51,20 @@ class Config:
     test_limit: int = 400
     at: str = "auto"
     leave_one_out: bool = False
+    precision: Literal["float32", "bfloat16"] = "float32"
+    device: str = "auto"
+    jobs: int = 1
+    engine: Engine = "loky"
     radii: tuple[float, ...] = (0.0, 1.0, 2.0, 4.0, 8.0)
     attacked: int = 64
     attack_steps: int = 10
+    retrieval: tuple[str, ...] = ("erm", "dsu", "direction")
 
 
 WHOLE = {
     "data": "PACS",
+    "source": "each",
+    "precision": "bfloat16",
     "epochs": 50,
     "batch": 64,
     "lr": 1e-3,
@@ -60,7 +73,7 @@ WHOLE = {
     "attack_steps": 20,
 }
 PRESETS = {
-    "quick": Config(),
+    "quick": Config(jobs=2),
     "gpu": Config(
         network="torchvision:resnet18",
         weights="DEFAULT",
@@ -71,7 +84,7 @@ PRESETS = {
     "paper": Config(
         network="torchvision:resnet50",
         weights="DEFAULT",
-        methods=("erm", "mixstyle", "dsu", "efdmix", "advstyle", "advstyle-lambda0"),
+        methods=("erm", "mixstyle", "dsu", "efdmix", "advstyle", "advstyle-lambda0", "advstyle-early"),
         seeds=5,
         at="official",
         **WHOLE,
@@ -79,60 +92,166 @@ PRESETS = {
 }
 
 
+UNTRAINED = "untrained"
+"""The network before its training: what retrieval owes to the learning at all."""
+QUERIES = 10
+"""Of each identity in the retrieval; its other images are the gallery."""
+PAIRS = (
+    ("advstyle", "erm"),
+    ("dsu", "erm"),
+    ("mixstyle", "erm"),
+    ("advstyle-lambda0", "erm"),
+    ("advstyle", "dsu"),
+    ("advstyle", "advstyle-lambda0"),
+    ("advstyle", "advstyle-early"),
+)
+
+
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Every method with every seed, one stage each; then the tables and the figures."""
+    """Every method with every seed, side by side; then the tables and the figures."""
     case, seeds = _case(config)
-    loaded: dict[str, Domain] = {}
-
-    def domains() -> dict[str, Domain]:
-        if not loaded:
-            loaded.update(case.load())
-        return loaded
-
-    jobs = [(seed, i, method) for seed in seeds for i in range(len(case.plans)) for method in config.methods]
-    kept: list[dict[str, Any]] = []
-    with run.progress("training", len(jobs)) as advance:
-        for seed, i, method in jobs:
-            # The first seed's models are looked at more closely.
-            probe = seed == seeds[0] and i == 0
-
-            def work(
-                stage: Stage, seed: int = seed, i: int = i, method: str = method, probe: bool = probe
-            ) -> Any:
-                return _trial(config, case, domains(), i, method, seed, probe)
-
-            kept.append(run.stage(f"{method} seed {seed} plan {i}", work))
-            row = kept[-1]["trial"]
-            advance(f"{method} {_rebuilt(row).macro:.1f} %")
-            run.log(**{key: value for key, value in row.items() if key != "history"})
-    trials = [_rebuilt(item["trial"]) for item in kept]
-    probes = {item["trial"]["method"]: item for item in kept if "curve" in item}
-    return _report(config, run, case, seeds, trials, probes)
+    # Seeds outermost: what is there after a stop is paired.
+    tasks = {
+        f"{method} seed {seed} plan {i}": Task(config, method, seed, i, seed == seeds[0] and i == 0)
+        for seed in seeds
+        for i in range(len(case.plans))
+        for method in config.methods
+    }
+    kept = run.stage("trials", lambda stage: _trials(config, run, stage, tasks))
+    trials = [_rebuilt(item["trial"]) for item in kept.values()]
+    again = {
+        f"{method} seed {seed} plan {i}": Task(config, method, seed, i, False)
+        for seed in seeds
+        for i in range(len(case.plans) if case.known else 0)
+        for method in (UNTRAINED, *config.retrieval)
+    }
+    found = run.stage("retrieval", lambda stage: _retrievals(config, run, stage, again)) if again else {}
+    _domains.cache_clear()
+    probes = {item["trial"]["method"]: item for item in kept.values() if "curve" in item}
+    metrics = _report(config, run, case, seeds, trials, probes)
+    return metrics | (_retrieval_report(run, case, list(found.values())) if found else {})
 
 
+@dataclass(frozen=True)
+class Task:
+    """One training; `probe`: whether its model is looked at more closely."""
+
+    config: Config
+    method: str
+    seed: int
+    plan: int
+    probe: bool
+
+
+def _trials(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """All trainings."""
+
+    def told(item: dict[str, Any]) -> str:
+        run.log(**{key: value for key, value in item["trial"].items() if key != "history"})
+        return f"{item['trial']['method']} {_rebuilt(item['trial']).macro:.1f} %"
+
+    return _all(config, run, stage, tasks, carry_out, told)
+
+
+def _retrievals(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
+    """All trainings for retrieval."""
+
+    def told(item: dict[str, Any]) -> str:
+        run.log(**item)
+        return f"{item['method']} {item['mean_ap']:.1f} mAP"
+
+    return _all(config, run, stage, tasks, find_again, told)
+
+
+def _all(
+    config: Config,
+    run: Run,
+    stage: Stage,
+    tasks: Mapping[str, Task],
+    function: Callable[["Task"], dict[str, Any]],
+    told: Callable[[dict[str, Any]], str],
+) -> dict[str, Any]:
+    """Carry out all tasks; a killed run keeps those that are done. `told`: logs a result, and says it shortly."""
+    stage.every = 0.0
+    done: dict[str, Any] = stage.load() or {}
+    left = [name for name in tasks if name not in done]
+    with run.progress(stage.name, len(tasks)) as advance:
+        advance("", steps=len(done))
+        for i, item in parallel(
+            function, [tasks[name] for name in left], engine=config.engine, jobs=config.jobs
+        ):
+            done[left[i]] = item
+            said = told(item)
+            stage.save(done)
+            advance(said)
+    return {name: done[name] for name in tasks}
+
+
+def carry_out(task: Task) -> dict[str, Any]:
+    """Train and test one method with one seed; a process reads the data once, for all its tasks."""
+    case, _ = _case(task.config)
+    return _trial(task.config, case, _domains(task.config), task.plan, task.method, task.seed, task.probe)
+
+
+def find_again(task: Task) -> dict[str, Any]:
+    """Learn the known classes of the source as identities, and find the others again in the target."""
+    case, _ = _case(task.config)
+    domains = _domains(task.config)
+    sources, targets = case.plans[task.plan]
+    source, target = identities(domains[sources[0]], case.known), domains[targets[0]]
+    others = [kind for kind in target.labels.unique().tolist() if kind not in case.known]
+    query, gallery = asked(identities(target, others), QUERIES)
+    if task.method == UNTRAINED:
+        found = ranked(untrained(case.build, task.seed), query, gallery, layer=case.layer)
+    else:
+        how = task.method, task.seed, case.protocol, case.at
+        found = retrieval_trial(case.build, source, query, gallery, *how, layer=case.layer)
+    return {"method": task.method, "seed": task.seed, "target": targets[0], **asdict(found)}
+
+
+@lru_cache(maxsize=1)
+def _domains(config: Config) -> dict[str, Domain]:
+    return _case(config)[0].load()
+
+
+@lru_cache(maxsize=1)
 def _case(config: Config) -> tuple[Case, list[int]]:
     def chosen(**plan: Any) -> Protocol:
-        return Protocol(**{key: getattr(config, key) or value for key, value in plan.items()})
+        for key in plan.keys() & {"epochs", "batch", "lr"}:
+            plan[key] = getattr(config, key) or plan[key]
+        split = "official" if config.lists else "drawn"
+        return Protocol(**plan, precision=config.precision, split=split)
 
     data = PACS_ARCHIVE if config.data == "PACS" else config.data
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     if config.network != "small":
-        protocol = chosen(epochs=50, batch=64, lr=1e-3)
-        size = config.size or 224
+        protocol = chosen(epochs=50, batch=64, lr=1e-3, translate=True)
         case = network_case(
             data,
             config.network,
             config.weights,
             protocol,
-            size=size,
+            source=config.source,
+            size=config.size or 224,
             leave_one_out=config.leave_one_out,
             at=config.at,
+            device=device,
+            lists=config.lists,
         )
         count = 3
     elif config.data == "digits":
-        case, count = digits_case(chosen(epochs=4, batch=64, lr=0.05), size=config.size or 16), 5
+        case = digits_case(chosen(epochs=4, batch=64, lr=0.05), config.size or 16, device)
+        count = 5
     else:
-        protocol = chosen(epochs=4, batch=32, lr=0.01)
-        case = pacs_case(data, config.source, protocol, size=config.size or 64, test_limit=config.test_limit)
+        case = pacs_case(
+            data,
+            config.source,
+            chosen(epochs=4, batch=32, lr=0.01),
+            size=config.size or 64,
+            test_limit=config.test_limit,
+            device=device,
+            lists=config.lists,
+        )
         count = 10
     return case, [config.seed + i for i in range(config.seeds or count)]
 
@@ -144,42 +263,7 @@ def _trial(
     record, model = trial(case.build, domains, sources, targets, method, seed, case.protocol, case.at)
     out: dict[str, Any] = {"trial": {**asdict(record), "history": list(record.history)}}
     if probe:
-        layer = case.at[0]
-        source = domains[sources[0]]
-        # Held-out images of the source: what is attacked was not trained on.
-        _, held = split(source.labels, case.protocol.validation, case.protocol.split_seed)
-        test = _first(source.subset(held), config.attacked)
-        reference = fit_reference(model, source.images[: 10 * config.attacked].split(100), layer)
-        curve = style_curve(model, *test, reference, config.radii, steps=config.attack_steps)
-        out["curve"] = asdict(curve)
-        out["space"] = _space(model, domains, (sources[0], *targets), layer, config.attacked * 3)
-    return out
-
-
-def _first(domain: Domain, count: int) -> tuple[Tensor, Tensor]:
-    """`count` images spread evenly over a domain, and their labels."""
-    chosen = torch.linspace(0, len(domain) - 1, min(count, len(domain))).long()
-    return domain.images[chosen], domain.labels[chosen]
-
-
-def _space(
-    model: nn.Module, domains: Mapping[str, Domain], names: Sequence[str], layer: str, count: int
-) -> dict[str, Tensor]:
-    """Channel statistics behind a layer, `(images, 2 channels)` a domain, and the source's as AdvStyle
-    changes them.
-    """
-    out: dict[str, Tensor] = {}
-    with frozen(model), torch.no_grad(), Taps(model, [layer]) as taps:
-        for name in names:
-            x, _ = _first(domains[name], count)
-            model(x)
-            mu, sigma = channel_statistics(taps.values[0])
-            out[name] = torch.cat([mu, sigma], dim=1).cpu()
-    style = style_layers(model).get(layer)
-    if isinstance(style, AdvStyle):
-        noise = torch.randn(out[names[0]].shape, generator=torch.Generator().manual_seed(0))
-        scales = torch.cat([style.sigma_mu, style.sigma_sigma]).detach().cpu()
-        out["styled"] = out[names[0]] + noise * scales
+        out |= probed(model, case, domains, i, config.radii, config.attacked, config.attack_steps)
     return out
 
 
@@ -192,18 +276,7 @@ def _report(
 ) -> dict[str, Any]:
     baseline = "erm" if "erm" in config.methods else config.methods[0]
     table = summarise(trials, baseline)
-    pairs = {
-        f"{a} - {b}": asdict(paired(trials, a, b))
-        for a, b in (
-            ("advstyle", "erm"),
-            ("dsu", "erm"),
-            ("mixstyle", "erm"),
-            ("advstyle-lambda0", "erm"),
-            ("advstyle", "dsu"),
-            ("advstyle", "advstyle-lambda0"),
-        )
-        if a in table and b in table
-    }
+    pairs = [(a, b) for a, b in PAIRS if a in table and b in table]
     curves = {
         name: StyleCurve(
             **{
@@ -258,101 +331,41 @@ def _report(
         "seeds": list(seeds),
         "baseline": baseline,
         "methods": {name: asdict(row) for name, row in table.items()},
-        "paired": pairs,
+        "leave_one_out": config.leave_one_out,
+        "paired": {f"{a} - {b}": asdict(paired(trials, a, b)) for a, b in pairs},
+        "paired_pooled": {f"{a} - {b}": asdict(paired(trials, a, b, "pooled")) for a, b in pairs},
         "worst_style": {name: asdict(curve) for name, curve in curves.items()},
         "proxy_a_distance": distances,
     }
 
 
-def _interval(metrics: Mapping[str, Any], pair: str) -> Interval | None:
-    row = metrics["paired"].get(pair)
-    return None if row is None else Interval(**row)
+def _retrieval_report(run: Run, case: Case, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean average precision and first ranks a seed, the mean over the directions, and paired differences."""
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    seeds = sorted({row["seed"] for row in rows})
 
+    def scores(method: str, key: str) -> list[float]:
+        mine = [[r[key] for r in rows if (r["method"], r["seed"]) == (method, seed)] for seed in seeds]
+        return [sum(values) / len(values) for values in mine]
 
-def _gap(metrics: Mapping[str, Any], pair: str) -> str | None:
-    found = _interval(metrics, pair)
-    return (
-        None
-        if found is None
-        else f"{found.mean:+.1f} points [{found.low:+.1f}, {found.high:+.1f}], {found.count} seeds"
+    table = {m: {key: scores(m, key) for key in ("mean_ap", "rank1")} for m in methods}
+    run.figure(
+        "retrieval",
+        figures.retrievals(table),
+        f"Digits {', '.join(map(str, case.known))} of one set are the identities learnt; the others are found again "
+        f"in the other set, {QUERIES} queries each. Every seed a dot, the mean over both directions.",
     )
+    wanted = [("erm", UNTRAINED), ("dsu", "erm"), ("direction", "erm"), ("direction", "dsu")]
+    gaps = [(a, b) for a, b in wanted if {a, b} <= {*methods}]
+    return {
+        "retrieval": {m: {k: asdict(t_interval(v)) for k, v in row.items()} for m, row in table.items()},
+        "retrieval_paired": {
+            f"{a} - {b}": asdict(
+                t_interval([x - y for x, y in zip(table[a]["mean_ap"], table[b]["mean_ap"], strict=True)])
+            )
+            for a, b in gaps
+        },
+    }
 
-
-def _above(metrics: Mapping[str, Any], pair: str) -> bool:
-    found = _interval(metrics, pair)
-    return found is not None and found.low > 0
-
-
-def _steady(metrics: Mapping[str, Any]) -> bool:
-    rows = metrics["methods"]
-    mine = rows["advstyle"]["macro"]
-    others = [row["macro"] for name, row in rows.items() if not name.startswith("advstyle")]
-    return all(mine["mean"] > row["mean"] and mine["sd"] < row["sd"] for row in others)
-
-
-def _table(metrics: Mapping[str, Any]) -> str | None:
-    if "advstyle" not in metrics["methods"]:
-        return None
-    return ", ".join(
-        f"{k} {v['macro']['mean']:.1f} ± {v['macro']['sd']:.1f}" for k, v in metrics["methods"].items()
-    )
-
-
-def _single_source(metrics: Mapping[str, Any]) -> str | None:
-    rows = metrics["methods"]
-    whole = metrics["network"] == "torchvision:resnet50" and "advstyle" in rows
-    return (
-        f"{rows['erm']['pooled']['mean']:.1f} -> {rows['advstyle']['pooled']['mean']:.1f} %"
-        if whole
-        else None
-    )
-
-
-CLAIMS = [
-    Claim(
-        "STY-GAIN",
-        "AdvStyle is above plain training, seed by seed, with a 95 % interval above zero",
-        "not stated",
-        "quick",
-        lambda m: _gap(m, "advstyle - erm"),
-        lambda m: _above(m, "advstyle - erm"),
-    ),
-    Claim(
-        "STY-ADVERSARY",
-        "The adversary helps: lambda = 10 is above lambda = 0 (noise alone), interval above zero",
-        "not stated",
-        "quick",
-        lambda m: _gap(m, "advstyle - advstyle-lambda0"),
-        lambda m: _above(m, "advstyle - advstyle-lambda0"),
-    ),
-    Claim(
-        "STY-C2",
-        "AdvStyle has a higher mean and a lower fluctuation over seeds than every other method",
-        "stated without a figure (abstract)",
-        "quick",
-        _table,
-        _steady,
-    ),
-    Claim(
-        "STY-C1",
-        "Single-source PACS with ResNet50: above the best earlier method, mean accuracy",
-        "61.2 -> 67.1 %",
-        "paper",
-        _single_source,
-        lambda m: all(
-            m["methods"]["advstyle"]["pooled"]["mean"] > row["pooled"]["mean"]
-            for name, row in m["methods"].items()
-            if not name.startswith("advstyle")
-        ),
-    ),
-    Claim(
-        "STY-C3",
-        "Re-identification with OSNet, Market to Duke: above DSU in mAP",
-        "31.0 -> 33.2 mAP (as a later paper quotes it)",
-        "paper",
-        lambda m: None,
-        lambda m: False,
-    ),
-]
 
 STUDY = Study("style", PRESETS, run, CLAIMS)

@@ -1,24 +1,27 @@
 """What the command line offers: train, compare, attack and inspect a user's own network on his own images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from jostle.core.errors import require
 from jostle.files import whole, write_json
+from jostle.style.advstyle import Recipe
 from jostle.style.attack import Norm, StyleCurve, fit_reference, style_curve
-from jostle.style.domains import as_domain, load_domains
+from jostle.style.diagnostics import scale_report
+from jostle.style.domains import as_domain, load_domains, split
 from jostle.style.evaluate import summarise
 from jostle.style.insertion import KINDS, insert, places
-from jostle.style.protocol import Protocol, dg_benchmark, fit, scale_report, split, stream
+from jostle.style.methods import METHODS, Ablation, Method, ablations
+from jostle.style.protocol import Protocol, dg_benchmark, fit, stream
 from jostle.zoo import Images, load_model
 
 Progress = Callable[[int, int, str], None]
-Kind = Literal["erm", "mixup", "advstyle", "dsu", "mixstyle", "efdmix", "padain"]
+Kind = Literal["erm", "mixup", "jitter", "grayscale", "advstyle", "dsu", "mixstyle", "efdmix", "padain"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,10 @@ class Trained:
     loss: float
     scales: dict[str, dict[str, float]]
     state: dict[str, Tensor]
+
+    def numbers(self) -> dict[str, object]:
+        """What there is to read: all but the weights."""
+        return {"accuracy": self.accuracy, "loss": self.loss, "scales": self.scales}
 
     def save(self, path: Path) -> None:
         """Write the weights, style layers and all, as safetensors."""
@@ -45,6 +52,8 @@ def train(
     data: Images,
     *,
     kind: Kind = "advstyle",
+    lam: float = 10.0,
+    recipe: Recipe = "official",
     at: tuple[str, ...] = (),
     epochs: int = 10,
     batch: int = 64,
@@ -57,7 +66,8 @@ def train(
     """Fine-tune a network with style layers in it, under the official protocol.
 
     **Arguments:** `model`: of as many classes as `data`; trained in place. `data`: images with labels; a
-    tenth of each class is held out. `kind`: the style layer. `at`: names of layers; none: chosen by the kind
+    tenth of each class is held out. `kind`: the style layer, or another method. `lam`, `recipe`: of AdvStyle;
+    `direction` is the re-identification variant. `at`: names of layers; none: chosen by the kind
     of network. `epochs`, `batch`, `lr`: SGD with a cosine. `seed`: of order, mirroring and noise.
     `keep_layers`: leave the style layers, and their scales in the weights, in the model.
     **Returns:** [`Trained`][jostle.style.verbs.Trained].
@@ -68,14 +78,16 @@ def train(
     inserted = None
     if kind in KINDS:
         where = at or places(model, "auto", domain.images[:2])
-        inserted = insert(model, where, kind, example=domain.images[:2], generator=stream(seed, "noise"))
+        settings = {"lam": lam, "recipe": recipe} if kind == "advstyle" else {}
+        noise = stream(seed, "noise")
+        inserted = insert(model, where, kind, example=domain.images[:2], generator=noise, **settings)
     history, accuracy = fit(
         model,
         domain.subset(ours),
         protocol,
         seed,
         held=domain.subset(held),
-        mixup=kind == "mixup",
+        kind=kind,
         callback=callback,
     )
     report = scale_report(model)
@@ -92,8 +104,22 @@ class Bench:
     (percent).
     """
 
-    methods: dict[str, dict[str, object]]
-    protocol: dict[str, object]
+    methods: dict[str, dict[str, Any]]
+    protocol: dict[str, Any]
+
+    def numbers(self) -> dict[str, str]:
+        """A line a method: what a reader looks for first."""
+
+        def told(row: dict[str, Any], key: str, sign: str = "") -> str:
+            found = row[key]
+            return f"{found['mean']:{sign}.1f} [{found['low']:{sign}.1f}, {found['high']:{sign}.1f}]"
+
+        return {
+            name: f"macro {told(row, 'macro')} %, pooled {told(row, 'pooled')} %; against the first: macro "
+            f"{told(row, 'difference', '+')}, pooled {told(row, 'pooled_difference', '+')}, "
+            f"above in {row['wins']} of {row['macro']['count']} seeds"
+            for name, row in self.methods.items()
+        }
 
     def save(self, path: Path) -> None:
         """Write the comparison, protocol and all, as JSON."""
@@ -108,43 +134,139 @@ def bench(
     weights: str | None = None,
     methods: tuple[str, ...] = ("erm", "dsu", "advstyle", "advstyle-lambda0"),
     source: str | None = None,
+    at: tuple[str, ...] = (),
+    lists: str | None = None,
     seeds: int = 3,
     epochs: int = 10,
     batch: int = 64,
     lr: float = 1e-3,
     size: int = 224,
+    device: str = "auto",
     callback: Progress | None = None,
 ) -> Bench:
     """Compare methods on your own domains, over paired seeds.
 
     **Arguments:** `data`: a folder or zip with `DOMAIN/CLASS/` inside. `domains`: their names. `network`,
     `weights`: as for `zoo.load_model`; its last linear layer is made new. `methods`: of `METHODS`; the first
-    is the baseline. `source`: train on this one; `None`: leave each domain out in turn. Others as for
-    [`Protocol`][jostle.style.protocol.Protocol].
+    is the baseline. `source`: train on this one; `None`: leave each domain out in turn. `at`: names of layers;
+    none: chosen by the kind of network. `lists`: a folder of official split lists, see
+    [`official_parts`][jostle.style.domains.official_parts]. `device`: `auto` takes the GPU if there is one. Others
+    as for [`Protocol`][jostle.style.protocol.Protocol].
     **Returns:** [`Bench`][jostle.style.verbs.Bench].
     """
-    from jostle.style.cases import _new_head
+    unknown = sorted(set(methods) - METHODS.keys())
+    require(not unknown, f"methods must be of {', '.join(METHODS)}, but {', '.join(unknown)} came")
+    table = {name: METHODS[name] for name in methods}
+    return _compared(
+        table,
+        data,
+        domains,
+        network,
+        weights,
+        source,
+        at,
+        lists,
+        seeds,
+        epochs,
+        batch,
+        lr,
+        size,
+        device,
+        callback,
+    )
 
-    loaded = load_domains(data, domains, size=size)
+
+def ablate(
+    data: str,
+    domains: tuple[str, ...],
+    *,
+    what: tuple[Ablation, ...] = ("places", "lam", "start", "ascent"),
+    network: str = "torchvision:resnet18",
+    weights: str | None = None,
+    source: str | None = None,
+    at: tuple[str, ...] = (),
+    lists: str | None = None,
+    seeds: int = 3,
+    epochs: int = 10,
+    batch: int = 64,
+    lr: float = 1e-3,
+    size: int = 224,
+    device: str = "auto",
+    callback: Progress | None = None,
+) -> Bench:
+    """Compare AdvStyle with itself with one thing changed at a time, on your own domains, over paired seeds.
+
+    **Arguments:** `what`: see [`ablations`][jostle.style.methods.ablations]. Others as for
+    [`bench`][jostle.style.verbs.bench].
+    **Returns:** [`Bench`][jostle.style.verbs.Bench], differences against AdvStyle.
+    """
+    if "places" in what and not at:
+        at = places(load_model(network, weights), "auto", torch.zeros(2, 3, size, size))
+    table = ablations(what, at)
+    return _compared(
+        table,
+        data,
+        domains,
+        network,
+        weights,
+        source,
+        at,
+        lists,
+        seeds,
+        epochs,
+        batch,
+        lr,
+        size,
+        device,
+        callback,
+    )
+
+
+def _compared(
+    table: Mapping[str, Method],
+    data: str,
+    domains: tuple[str, ...],
+    network: str,
+    weights: str | None,
+    source: str | None,
+    at: tuple[str, ...],
+    lists: str | None,
+    seeds: int,
+    epochs: int,
+    batch: int,
+    lr: float,
+    size: int,
+    device: str,
+    callback: Progress | None,
+) -> Bench:
+    """Train and summarise; the first method is the baseline."""
+    from jostle.style.cases import new_head
+
+    require(seeds >= 1, f"seeds must be at least 1, but {seeds} came")
+    where = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    loaded = load_domains(data, domains, size=size, lists=lists)
+    loaded = {name: domain.to(where) for name, domain in loaded.items()}
     classes = int(max(int(domain.labels.max()) for domain in loaded.values())) + 1
 
     def build() -> nn.Module:
         model = load_model(network, weights)
-        _new_head(model, classes)
-        return model
+        new_head(model, classes)
+        return model.to(where)
 
-    protocol = Protocol(epochs=epochs, batch=batch, lr=lr)
+    protocol = Protocol(epochs=epochs, batch=batch, lr=lr, split="official" if lists else "drawn")
     trials = dg_benchmark(
         build,
         loaded,
-        methods,
+        tuple(table),
         protocol,
         seeds=range(seeds),
         sources=None if source is None else (source,),
+        at=at or "auto",
+        table=table,
         callback=callback,
     )
-    table = summarise(trials, methods[0])
-    return Bench({name: asdict(row) for name, row in table.items()}, asdict(protocol))
+    rows = summarise(trials, next(iter(table)))
+    return Bench({name: asdict(row) for name, row in rows.items()}, asdict(protocol))
 
 
 def attack(
