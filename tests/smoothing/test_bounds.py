@@ -14,7 +14,14 @@ from jostle.smoothing import bounds
 
 @pytest.mark.parametrize(
     ("hits", "count", "alpha"),
-    [(100_000, 100_000, 1e-3), (99, 100, 1e-3), (1, 100, 0.05), (50, 100, 0.01), (69_598, 100_000, 1e-3), (3, 3, 0.5)],
+    [
+        (100_000, 100_000, 1e-3),
+        (99, 100, 1e-3),
+        (1, 100, 0.05),
+        (50, 100, 0.01),
+        (69_598, 100_000, 1e-3),
+        (3, 3, 0.5),
+    ],
 )
 def test_the_lower_bound_is_that_of_the_beta_quantile(hits, count, alpha):
     wanted = stats.beta.ppf(alpha, hits, count - hits + 1)

@@ -57,7 +57,9 @@ def test_peeking_at_the_fixed_bound_breaks_its_level():
     assert naive.mean() > 2 * alpha
 
 
-@pytest.mark.parametrize(("hits", "count"), [(70, 100), (100, 100), (1, 100), (99_990, 100_000), (0, 10), (500, 1000)])
+@pytest.mark.parametrize(
+    ("hits", "count"), [(70, 100), (100, 100), (1, 100), (99_990, 100_000), (0, 10), (500, 1000)]
+)
 def test_the_bound_is_where_the_process_reaches_its_limit(hits, count):
     low = anytime_lower(hits, count, 0.001)
     assert 0 <= low <= hits / count

@@ -1,4 +1,4 @@
-"""Certified robustness by randomised smoothing, and networks trained for it."""
+"""Certified robustness by randomised smoothing, and networks trained for it (Cohen's procedure, rRCM and relatives)."""
 
 from jostle.smoothing.boundary import Boundary, boundary, looks
 from jostle.smoothing.bounds import (
@@ -12,7 +12,31 @@ from jostle.smoothing.bounds import (
     upper_bound,
     usual_radii,
 )
+from jostle.smoothing.certificates import Certificate, Certificates
+from jostle.smoothing.denoised import Denoised, EncoderDenoiser, OneStep, diffusion_level, fit_denoiser
+from jostle.smoothing.encoders import (
+    Backbone,
+    Encoder,
+    Projector,
+    TimedClassifier,
+    TimedConv,
+    TimedMLP,
+    TimedViT,
+)
 from jostle.smoothing.eprocess import anytime_lower, anytime_upper, log_e
+from jostle.smoothing.fitting import Recipe, finetune, fit
+from jostle.smoothing.objectives import (
+    MACER,
+    OBJECTIVES,
+    Consistency,
+    Gaussian,
+    Objective,
+    SmoothAdv,
+    SmoothMix,
+    Stability,
+    attack,
+    consistency,
+)
 from jostle.smoothing.planning import Simulated, simulate
 from jostle.smoothing.procedures import (
     METHODS,
@@ -23,6 +47,95 @@ from jostle.smoothing.procedures import (
     Procedure,
     Sequential,
     Stages,
+    Track,
     Union,
     dense_radii,
 )
+from jostle.smoothing.rrcm import RRCM, Losses, Pair, Pretraining, info_nce, similarity, warm_cosine
+from jostle.smoothing.schedule import (
+    input_scale,
+    levels_at,
+    noise_grid,
+    snapped,
+    target_rate,
+    time_condition,
+    time_embedding,
+)
+from jostle.smoothing.smoothed import SmoothedClassifier
+from jostle.smoothing.views import AffineViews, ColourViews, Views
+
+__all__ = [
+    "MACER",
+    "METHODS",
+    "OBJECTIVES",
+    "RRCM",
+    "AffineViews",
+    "Anytime",
+    "Backbone",
+    "Betting",
+    "Boundary",
+    "Certificate",
+    "Certificates",
+    "ColourViews",
+    "Consistency",
+    "Denoised",
+    "Encoder",
+    "EncoderDenoiser",
+    "Fixed",
+    "Gaussian",
+    "InputSpecific",
+    "Losses",
+    "Objective",
+    "OneStep",
+    "Pair",
+    "Pretraining",
+    "Procedure",
+    "Projector",
+    "Recipe",
+    "Sequential",
+    "Simulated",
+    "SmoothAdv",
+    "SmoothMix",
+    "SmoothedClassifier",
+    "Stability",
+    "Stages",
+    "TimedClassifier",
+    "TimedConv",
+    "TimedMLP",
+    "TimedViT",
+    "Track",
+    "Union",
+    "Views",
+    "anytime_lower",
+    "anytime_upper",
+    "attack",
+    "boundary",
+    "consistency",
+    "dense_radii",
+    "diffusion_level",
+    "draws_for",
+    "finetune",
+    "fit",
+    "fit_denoiser",
+    "info_nce",
+    "input_scale",
+    "largest_radius",
+    "levels_at",
+    "log_e",
+    "looks",
+    "lower_bound",
+    "noise_grid",
+    "radius_of",
+    "similarity",
+    "simulate",
+    "snapped",
+    "surely_correct",
+    "target_rate",
+    "threshold_of",
+    "time_condition",
+    "time_embedding",
+    "two_sided_radius",
+    "upper_bound",
+    "usual_radii",
+    "warm_cosine",
+]

@@ -126,7 +126,9 @@ def check_radii(radii: Sequence[float], sigma: float, count: int, alpha: float) 
     return tuple(sorted({float(radius) for radius in radii}))
 
 
-def usual_radii(sigma: float, step: float = 0.25, count: int = 100_000, alpha: float = 1e-3) -> tuple[float, ...]:
+def usual_radii(
+    sigma: float, step: float = 0.25, count: int = 100_000, alpha: float = 1e-3
+) -> tuple[float, ...]:
     """The grid 0, `step`, 2 `step`, ... of radii that `count` draws can certify.
 
     >>> usual_radii(0.25)

@@ -252,7 +252,9 @@ class _AnytimeTrack(Track):
         if not done and plan.tolerance:
             high = anytime_upper(hits, n, beta, truncated=plan.truncated)
             low = anytime_lower(hits, n, alpha, truncated=plan.truncated)
-            done = bool(radius_of(min(high, 1 - 1e-16), plan.sigma) - radius_of(low, plan.sigma) <= plan.tolerance)
+            done = bool(
+                radius_of(min(high, 1 - 1e-16), plan.sigma) - radius_of(low, plan.sigma) <= plan.tolerance
+            )
         elif not done:
             done = bool((self.above | self.below).all())
         if done:
