@@ -1,5 +1,6 @@
 """Certified robustness by randomised smoothing, and networks trained for it (Cohen's procedure, rRCM and relatives)."""
 
+from jostle.smoothing.anytime import Anytime, Betting
 from jostle.smoothing.boundary import Boundary, boundary, looks
 from jostle.smoothing.bounds import (
     draws_for,
@@ -13,6 +14,7 @@ from jostle.smoothing.bounds import (
     usual_radii,
 )
 from jostle.smoothing.certificates import Certificate, Certificates
+from jostle.smoothing.comparators import METHODS, InputSpecific, Stages, Union
 from jostle.smoothing.denoised import Denoised, EncoderDenoiser, OneStep, diffusion_level, fit_denoiser
 from jostle.smoothing.encoders import (
     Backbone,
@@ -38,20 +40,9 @@ from jostle.smoothing.objectives import (
     consistency,
 )
 from jostle.smoothing.planning import Simulated, simulate
-from jostle.smoothing.procedures import (
-    METHODS,
-    Anytime,
-    Betting,
-    Fixed,
-    InputSpecific,
-    Procedure,
-    Sequential,
-    Stages,
-    Track,
-    Union,
-    dense_radii,
-)
+from jostle.smoothing.procedures import Fixed, Procedure, Sequential, Track, dense_radii
 from jostle.smoothing.rrcm import RRCM, Losses, Pair, Pretraining, info_nce, similarity, warm_cosine
+from jostle.smoothing.saving import load_classifier, load_encoder
 from jostle.smoothing.schedule import (
     input_scale,
     levels_at,
@@ -62,13 +53,29 @@ from jostle.smoothing.schedule import (
     time_embedding,
 )
 from jostle.smoothing.smoothed import SmoothedClassifier
+from jostle.smoothing.verbs import (
+    Network,
+    Predictions,
+    certify,
+    compare,
+    plan,
+    predict,
+    pretrain,
+    spread,
+    train,
+    tune,
+    verify,
+)
 from jostle.smoothing.views import AffineViews, ColourViews, Views
+
+VERBS = (certify, predict, plan, compare, verify, train, pretrain, tune)
 
 __all__ = [
     "MACER",
     "METHODS",
     "OBJECTIVES",
     "RRCM",
+    "VERBS",
     "AffineViews",
     "Anytime",
     "Backbone",
@@ -85,9 +92,11 @@ __all__ = [
     "Gaussian",
     "InputSpecific",
     "Losses",
+    "Network",
     "Objective",
     "OneStep",
     "Pair",
+    "Predictions",
     "Pretraining",
     "Procedure",
     "Projector",
@@ -110,6 +119,8 @@ __all__ = [
     "anytime_upper",
     "attack",
     "boundary",
+    "certify",
+    "compare",
     "consistency",
     "dense_radii",
     "diffusion_level",
@@ -121,21 +132,30 @@ __all__ = [
     "input_scale",
     "largest_radius",
     "levels_at",
+    "load_classifier",
+    "load_encoder",
     "log_e",
     "looks",
     "lower_bound",
     "noise_grid",
+    "plan",
+    "predict",
+    "pretrain",
     "radius_of",
     "similarity",
     "simulate",
     "snapped",
+    "spread",
     "surely_correct",
     "target_rate",
     "threshold_of",
     "time_condition",
     "time_embedding",
+    "train",
+    "tune",
     "two_sided_radius",
     "upper_bound",
     "usual_radii",
+    "verify",
     "warm_cosine",
 ]

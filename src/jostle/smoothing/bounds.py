@@ -99,7 +99,7 @@ def draws_for(radius: float, sigma: float, alpha: float) -> int:
     """The fewest draws with which a radius can be certified at all: `ln alpha / ln Phi(r / sigma)`.
 
     >>> draws_for(3.8, 1.0, 0.001)
-    95475
+    95477
     """
     check_level("alpha", alpha)
     return math.ceil(math.log(alpha) / float(special.log_ndtr(radius / sigma)))
@@ -111,11 +111,12 @@ def check_radii(radii: Sequence[float], sigma: float, count: int, alpha: float) 
     **Raises:** `JostleError` if one is negative or NaN, or cannot be reached with `count` draws.
     """
     require(len(radii) > 0, "radii must hold at least one radius, but none came")
-    for radius in radii:
+    values = sorted({float(radius) for radius in radii})
+    for radius in values:
         require(0 <= radius < math.inf, f"radii must be finite and at least 0, but {radius} came")
     check_sigma(sigma)
     check_level("alpha", alpha)
-    top, most = max(radii), largest_radius(sigma, count, alpha)
+    top, most = values[-1], largest_radius(sigma, count, alpha)
     if top > most:
         needed = f"{draws_for(top, sigma, alpha):,}" if top < 8 * sigma else "beyond all"
         require(
@@ -123,7 +124,7 @@ def check_radii(radii: Sequence[float], sigma: float, count: int, alpha: float) 
             f"radius {top:g} cannot be certified with n_max = {count:,} draws at sigma {sigma:g} and alpha "
             f"{alpha:g}: at most {most:.4g} can; the draws needed are {needed}",
         )
-    return tuple(sorted({float(radius) for radius in radii}))
+    return tuple(values)
 
 
 def usual_radii(

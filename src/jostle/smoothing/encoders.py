@@ -1,7 +1,6 @@
 """Networks that are told how noisy their input is, and what is put on them."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch

@@ -25,7 +25,7 @@ def log_e(hits: Hits, count: int, p0: Floats, *, truncated: bool = True) -> Floa
     **Returns:** the logarithm; `-inf` where it is below what a float can say.
 
     >>> round(float(log_e(100, 100, 0.5)), 3)
-    67.127
+    67.132
     """
     p0 = np.asarray(p0, dtype=np.float64)
     require(bool(((p0 > 0) & (p0 < 1)).all()), f"p0 must lie in (0, 1), but {p0} came")
@@ -51,7 +51,7 @@ def anytime_lower(hits: int, count: int, alpha: float, *, truncated: bool = True
     **Arguments:** `hits`, `count`: of the draws so far. `alpha`: level in (0, 1).
 
     >>> round(anytime_lower(1000, 1000, 0.001), 4)
-    0.9906
+    0.992
     """
     check_level("alpha", alpha)
     share, target = hits / count if count else 0.0, -math.log(alpha)

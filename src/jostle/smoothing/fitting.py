@@ -63,7 +63,7 @@ def fit(
     """Train a classifier of images in [0, 1] for noise of `sigma`, in place; it is left in evaluation mode.
 
     **Arguments:** `model`: on the images' device, normalising inside. `sigma`: in units of [0, 1]. `objective`: what to
-    minimise. `recipe`: how. `generator`: of the order of the images, on the CPU; the noise comes from one of its own, on
+    minimise. `recipe`: how. `generator`: of the order of the images, on the CPU; the noise comes from another on
     the images' device, that it seeds. `callback`: `(step, steps, sentence)`.
     **Returns:** the loss at each step.
 

@@ -223,8 +223,8 @@ def attack(
 class SmoothMix(Objective):
     """Mixes with adversarial points, over-confident ones, answer between the two (Jeong et al. 2021).
 
-    `x~` is `steps` unit ascents of length `size` on the smoothed loss, without a ball; `x_mix = (1 - l) x + l x~`, `y_mix =
-    (1 - l) p_bar(x) + l / K`, `l ~ U(0, 1/2)`; the loss is `CE(x) + eta KL(y_mix || p_bar(x_mix))`.
+    `x~` is `steps` unit ascents of length `size` on the smoothed loss, without a ball; `x_mix = (1 - l) x + l x~`,
+    `y_mix = (1 - l) p_bar(x) + l / K`, `l ~ U(0, 1/2)`; the loss is `CE(x) + eta KL(y_mix || p_bar(x_mix))`.
 
     **Arguments:** `size`: of an ascent step, in L2. `steps`: of it. `eta`: weight of the mix. `copies`: noises.
     """

@@ -2,27 +2,24 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int
 
 from jostle.core.errors import require
+from jostle.smoothing.boundary import Boundary, boundary, looks
 from jostle.smoothing.bounds import (
     check_level,
     check_radii,
     check_sigma,
     lower_bound,
-    radius_of,
     threshold_of,
     two_sided_radius,
     upper_bound,
     usual_radii,
 )
-from jostle.smoothing.boundary import Boundary, boundary, looks
-from jostle.smoothing.eprocess import anytime_lower, anytime_upper, log_e
 
 Counts = Int[np.ndarray, " classes"]
 """How often each class was the answer, in the draws that estimate."""
@@ -197,215 +194,10 @@ class _SequentialTrack(Track):
         return False
 
 
-@dataclass(frozen=True)
-class Anytime(Procedure):
-    """The truncated mixture e-process, looked at every 3 %: for continuous radii and open budgets.
-
-    An input is done when each radius of the grid is decided, when the bounds are closer than `tolerance`, or after
-    `n_max` draws; its radius is that of the bound at that moment, which needs no correction for having looked.
-
-    **Arguments:** as for every [`Procedure`][jostle.smoothing.Procedure]. `tolerance`: width in the radius at which
-    to stop; 0 leaves it to the grid.
-    """
-
-    tolerance: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        require(self.tolerance >= 0, f"tolerance must be at least 0, but {self.tolerance} came")
-
-    truncated: ClassVar[bool] = True
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        """The levels of the lower and of the upper bound."""
-        return self.alpha, self.beta
-
-    @cached_property
-    def looks(self) -> list[int]:
-        """Totals of draws at which the counts are looked at."""
-        return looks(self.n_max, min(50, self.n_max), 1.03).tolist()
-
-    def begin(self, top: int, selection: Counts) -> Track:
-        return _AnytimeTrack(self, top)
-
-
-class _AnytimeTrack(Track):
-    def __init__(self, plan: Anytime, top: int) -> None:
-        self.plan, self.top, self.at = plan, top, 0
-        self.next_look = plan.looks[0]
-        self.thresholds = np.array(plan.thresholds)
-        self.above = np.zeros(len(self.thresholds), dtype=bool)
-        self.below = self.above.copy()
-
-    def look(self, counts: Counts, n: int) -> bool:
-        plan, hits = self.plan, int(counts[self.top])
-        alpha, beta = plan.levels
-        against = log_e(hits, n, self.thresholds, truncated=plan.truncated)
-        mirrored = log_e(n - hits, n, 1 - self.thresholds, truncated=plan.truncated)
-        # Without truncation the process grows on either side; only one of them speaks for the claim.
-        side = hits > n * self.thresholds
-        self.above |= side & (against >= -math.log(alpha))
-        self.below |= ~side & (mirrored >= -math.log(beta))
-        self.at += 1
-        done = self.at == len(plan.looks) or bool(self.below[0])
-        if not done and plan.tolerance:
-            high = anytime_upper(hits, n, beta, truncated=plan.truncated)
-            low = anytime_lower(hits, n, alpha, truncated=plan.truncated)
-            done = bool(
-                radius_of(min(high, 1 - 1e-16), plan.sigma) - radius_of(low, plan.sigma) <= plan.tolerance
-            )
-        elif not done:
-            done = bool((self.above | self.below).all())
-        if done:
-            self.p_lower = anytime_lower(hits, n, alpha, truncated=plan.truncated)
-            if self.above.any():  # what was shown at an earlier look stays shown
-                self.p_lower = max(self.p_lower, float(self.thresholds[self.above].max()))
-            self.certain = self.p_lower > 0.5
-            self.radius = float(radius_of(self.p_lower, plan.sigma))
-            return True
-        self.next_look = plan.looks[self.at]
-        return False
-
-
-@dataclass(frozen=True)
-class Betting(Anytime):
-    """Voracek's betting test (2024): the mixture over all of (0, 1), stopped at a wealth of `1 / (2 alpha)`.
-
-    A comparator: its total two-sided error is `2 alpha`; that each side keeps `alpha` is not proven.
-    """
-
-    truncated: ClassVar[bool] = False
-
-    @property
-    def levels(self) -> tuple[float, float]:
-        level = min(2 * self.alpha, 0.5)
-        return level, level
-
-
-@dataclass(frozen=True)
-class Bounded(Procedure):
-    """Procedures with Clopper-Pearson bounds whose levels are shared out over their looks, so that all hold."""
-
-    @cached_property
-    @abstractmethod
-    def looks(self) -> list[int]:
-        """Totals of draws at which to look."""
-
-    @abstractmethod
-    def bounds(self, hits: list[int]) -> tuple[float, float]:
-        """Lower and upper bound at the last look, from the successes at all looks so far."""
-
-    def begin(self, top: int, selection: Counts) -> Track:
-        return _BoundedTrack(self, top)
-
-
-class _BoundedTrack(Track):
-    def __init__(self, plan: Bounded, top: int) -> None:
-        self.plan, self.top, self.hits, self.p_upper = plan, top, [], 1.0
-        self.next_look = plan.looks[0]
-
-    def look(self, counts: Counts, n: int) -> bool:
-        plan = self.plan
-        self.hits.append(int(counts[self.top]))
-        low, high = plan.bounds(self.hits)
-        # All bounds of one input hold together, so the best of them does.
-        self.p_lower, self.p_upper = max(self.p_lower, low), min(self.p_upper, high)
-        self.certain = self.p_lower > 0.5
-        self.radius = float(radius_of(self.p_lower, plan.sigma))
-        open_radii = [p for p in plan.thresholds if self.p_lower <= p < self.p_upper]
-        if len(self.hits) == len(plan.looks) or self.p_upper <= plan.thresholds[0] or not open_radii:
-            return True
-        self.next_look = plan.looks[len(self.hits)]
-        return False
-
-
-@dataclass(frozen=True)
-class Union(Bounded):
-    """Clopper-Pearson at `ceil(1.1^k)` draws with the level `5 alpha / ((i + 4)(i + 5))`, `i = 1, 2, ...` (Voracek).
-
-    The levels sum to `alpha`. A comparator.
-    """
-
-    @cached_property
-    def looks(self) -> list[int]:
-        k0, found = 11, []
-        while not found or found[-1] < self.n_max:
-            found.append(min(self.n_max, math.ceil(1.1 ** (k0 + len(found)))))
-        return found
-
-    def bounds(self, hits: list[int]) -> tuple[float, float]:
-        i = len(hits)
-        share = 5 / ((i + 4) * (i + 5))
-        n = self.looks[i - 1]
-        return (
-            float(lower_bound(hits[-1], n, self.alpha * share)),
-            float(upper_bound(hits[-1], n, self.beta * share)),
-        )
-
-
-@dataclass(frozen=True)
-class Stages(Bounded):
-    """Up to three stages of 1 %, 10 % and 100 % of `n_max` fresh draws, `alpha / 3` each (Horvath et al. 2022).
-
-    A comparator: the draws of earlier stages are thrown away.
-    """
-
-    @cached_property
-    def looks(self) -> list[int]:
-        sizes = [max(1, self.n_max // 100), max(1, self.n_max // 10), self.n_max]
-        return np.cumsum(sizes).tolist()
-
-    def bounds(self, hits: list[int]) -> tuple[float, float]:
-        i = len(hits) - 1
-        before, n0 = (hits[i - 1], self.looks[i - 1]) if i else (0, 0)
-        fresh, n = hits[i] - before, self.looks[i] - n0
-        return float(lower_bound(fresh, n, self.alpha / 3)), float(upper_bound(fresh, n, self.beta / 3))
-
-
-@dataclass(frozen=True)
-class InputSpecific(Procedure):
-    """Cohen's bound with as many draws as the input needs, judged on the selection draws (after Chen et al. 2022).
-
-    The fewest fresh draws with which the radius would fall short of that with `n_max` by at most `loss`, if the
-    share of the selection draws were true. The draws that choose `n` are not used in the bound, so it is sound.
-
-    **Arguments:** as for every [`Procedure`][jostle.smoothing.Procedure]. `loss`: in units of the radius.
-    """
-
-    loss: float = 0.05
-    sizes: tuple[int, ...] = field(default=(100, 300, 1000, 3000, 10_000, 30_000))
-
-    def begin(self, top: int, selection: Counts) -> Track:
-        share = float(selection[top] + 0.5) / float(selection.sum() + 1)
-        best = self._hoped(share, self.n_max)
-        for n in (n for n in self.sizes if n < self.n_max):
-            if best == 0 or best - self._hoped(share, n) <= self.loss:
-                break
-        else:
-            n = self.n_max
-        return _FixedTrack(Fixed(self.sigma, self.alpha, n), top)
-
-    def _hoped(self, share: float, n: int) -> float:
-        return float(radius_of(lower_bound(round(share * n), n, self.alpha), self.sigma))
-
-
-METHODS: dict[str, type[Procedure]] = {
-    "sequential": Sequential,
-    "fixed": Fixed,
-    "anytime": Anytime,
-    "betting": Betting,
-    "union": Union,
-    "stages": Stages,
-    "input-specific": InputSpecific,
-}
-"""The procedures by name."""
-
-
 def dense_radii(sigma: float, n_max: int = 100_000, alpha: float = 1e-3) -> tuple[float, ...]:
     """A grid in steps of `0.05 sigma`, where nearly continuous radii are wanted from the sequential test.
 
     >>> len(dense_radii(1.0))
-    75
+    77
     """
     return usual_radii(sigma, 0.05 * sigma, n_max, alpha)

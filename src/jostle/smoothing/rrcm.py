@@ -250,7 +250,9 @@ class Pretraining:
             found = pair.losses(
                 (light, one, two), (float(grid[n]), float(grid[n + 1])), noise, plan, other, self.behind
             )
-        self.history.append((float(found.contrast), float(found.consistency), float(found.crowding)))
+        self.history.append(
+            (float(found.contrast.detach()), float(found.consistency.detach()), float(found.crowding))
+        )
         if float(found.crowding) > 0.99 and not self._warned:
             self._warned = True
             warnings.warn(

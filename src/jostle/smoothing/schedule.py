@@ -82,7 +82,7 @@ def target_rate(
 def input_scale(t: Tensor | float) -> Tensor:
     """`c_in(t) = (t^2 + 0.25)^(-1/2)`, which brings noisy images to unit variance (Karras et al. 2022).
 
-    >>> round(float(input_scale(0.5)), 8)
+    >>> round(float(input_scale(torch.tensor(0.5, dtype=torch.float64))), 8)
     1.41421356
     """
     return (torch.as_tensor(t).square() + SIGMA_DATA**2).rsqrt()

@@ -4,6 +4,7 @@ import hashlib
 import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,12 +17,16 @@ from jostle.core.errors import JostleError, require
 from jostle.core.taps import first_tensor, frozen
 from jostle.smoothing.bounds import agreement_test, check_level, check_sigma
 from jostle.smoothing.certificates import Certificate, Certificates, Ledger
+from jostle.smoothing.comparators import METHODS
 from jostle.smoothing.drawing import Job, draw
+from jostle.smoothing.inputs import Inputs
 from jostle.smoothing.noise import Kind, entries_of, filler
-from jostle.smoothing.procedures import METHODS, Procedure, Track
+from jostle.smoothing.procedures import Procedure, Track
 from jostle.zoo import Images
 
 Progress = Callable[[int, int, str], None]
+# Fields of a procedure that the settings name one by one.
+_NAMED = ("sigma", "alpha", "n_max", "radii")
 # A batch has about so many numbers, if nobody says otherwise: on a CPU it stays in the cache.
 _CPU_ENTRIES, _GPU_ENTRIES = 2**18, 2**25
 
@@ -47,7 +52,7 @@ class SmoothedClassifier:
     >>> smoothed = SmoothedClassifier(net, sigma=0.5)
     >>> found = smoothed.certify(torch.tensor([[1.0, 0.0]]), radii=(0.0, 0.5, 0.7, 0.75))
     >>> found.prediction.tolist(), found.radius.tolist()  # the exact radius is 1/sqrt(2) = 0.707
-    ([0], [0.5])
+    ([0], [0.7])
     """
 
     def __init__(
@@ -107,14 +112,14 @@ class SmoothedClassifier:
         """
         require(n0 >= 1, f"n0 must be at least 1, but {n0} came")
         plan = self._plan(method, radii, alpha, n_max)
-        inputs = _Inputs(images, labels, names)
+        inputs = Inputs(images, labels, names)
         require(not target or inputs.labelled, "target needs labels, but none came")
         first = inputs.image(0)
         self._try_out(first)
         settings = {
             **self._settings(first),
             "method": plan.name,
-            "plan": {k: v for k, v in vars(plan).items() if isinstance(v, int | float | str)},
+            "plan": {f.name: getattr(plan, f.name) for f in fields(plan) if f.name not in _NAMED},
             "grid": list(plan.grid),
             "alpha": plan.alpha,
             "n0": n0,
@@ -166,7 +171,7 @@ class SmoothedClassifier:
         **Arguments:** `images`, `seed`: as for `certify`. `n`: at least 1.
         """
         require(n >= 1, f"n must be at least 1, but {n} came")
-        inputs = _Inputs(images, None, None)
+        inputs = Inputs(images, None, None)
         first = inputs.image(0)
         self._try_out(first)
         jobs = (Job(i, self._ready(inputs.image(i), i), n, lambda job: True) for i in range(len(inputs)))
@@ -186,7 +191,7 @@ class SmoothedClassifier:
         require(method in METHODS, f"method must be one of {', '.join(METHODS)}, but {method!r} came")
         return METHODS[method](self.sigma, alpha, n_max, None if radii is None else tuple(radii))
 
-    def _job(self, at: int, inputs: "_Inputs", plan: Procedure, n0: int, target: bool) -> Job:
+    def _job(self, at: int, inputs: "Inputs", plan: Procedure, n0: int, target: bool) -> Job:
         image, label = inputs.image(at), inputs.label(at)
         return _Certifying(
             inputs.names[at],
@@ -326,64 +331,6 @@ class _Certifying(Job):
             draws=int(fresh.sum()),
             used=self.seen,
         )
-
-
-class _Inputs:
-    """Images, labels and numbers, whatever form they came in."""
-
-    def __init__(self, images: Any, labels: Any, names: Sequence[int] | None) -> None:
-        require(
-            not (isinstance(images, Tensor) and images.ndim < 2), "images must have a first axis of images"
-        )
-        if not isinstance(images, Tensor) and not (
-            hasattr(images, "__getitem__") and hasattr(images, "__len__")
-        ):
-            images = list(images)
-        self.images = images
-        require(len(images) >= 1, "there must be at least one image to certify, but none came")
-        self.names = list(range(len(images))) if names is None else [int(name) for name in names]
-        require(
-            len(self.names) == len(images) and len(set(self.names)) == len(images),
-            f"names must be {len(images)} different numbers, one an image",
-        )
-        given = labels if labels is not None else getattr(images, "labels", None)
-        require(
-            given is None or len(given) == len(images),
-            f"labels must be one an image, but {0 if given is None else len(given)} came for {len(images)} images",
-        )
-        self.labels = None if given is None else [int(label) for label in given]
-        self.labelled = self.labels is not None or (not isinstance(images, Tensor) and _paired(images[0]))
-        self.paths: tuple[str, ...] | None = getattr(images, "paths", None)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def image(self, at: int) -> Tensor:
-        item = self.images[at]
-        image = item[0] if _paired(item) else item
-        image = torch.as_tensor(image)
-        if not image.is_floating_point():
-            require(
-                image.dtype == torch.uint8,
-                f"images must be floats in [0, 1] or 8-bit, but {image.dtype} came",
-            )
-            image = image.to(torch.float32) / 255
-        return image.to(torch.float32)
-
-    def label(self, at: int) -> int:
-        if self.labels is not None:
-            return self.labels[at]
-        item = self.images[at]
-        return int(item[1]) if _paired(item) else -1
-
-    def fingerprint(self) -> str:
-        """What shows that a file of certificates belongs to these images."""
-        first, last = self.image(0).double(), self.image(len(self) - 1).double()
-        return f"{len(self)} images, {first.sum():.6f}, {last.square().sum():.6f}"
-
-
-def _paired(item: Any) -> bool:
-    return isinstance(item, tuple | list) and len(item) == 2
 
 
 class _Progress:
