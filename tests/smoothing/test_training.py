@@ -32,8 +32,8 @@ def model(seed=0):
 def data(count=120):
     g = torch.Generator().manual_seed(0)
     y = torch.arange(count) % 3
-    x = 0.5 + 0.15 * torch.randn(count, 8, generator=g)
-    x[torch.arange(count), y] += 0.6
+    x = 0.15 + 0.1 * torch.randn(count, 8, generator=g)
+    x[torch.arange(count), y] += 0.75
     return x.clamp(0, 1), y
 
 
@@ -123,11 +123,10 @@ def test_every_objective_trains_a_network_that_certifies(name):
     x, y = data()
     net = model()
     objective = OBJECTIVES[name]() if name != "macer" else MACER(copies=4)
-    before = SmoothedClassifier(net, 0.25).certify(x[:30], labels=y[:30], n_max=500).average_radius()
     losses = fit(net, x, y, 0.25, objective, Recipe(steps=80, batch=60, lr=0.01, warmup=5), gen())
     found = SmoothedClassifier(net, 0.25).certify(x[:30], labels=y[:30], n_max=500)
     assert len(losses) == 80 and not net.training
-    assert found.average_radius() > before + 0.1 and found.accuracy() > 0.8
+    assert found.average_radius() > 0.2 and found.accuracy() > 0.9
 
 
 def test_consistency_certifies_more_than_gaussian_on_a_wide_margin():

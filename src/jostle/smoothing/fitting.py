@@ -133,7 +133,9 @@ def finetune(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        model = TimedClassifier(copy.deepcopy(encoder), classes, sigma, tuple(images.shape[1:]))  # type: ignore[arg-type]
+        model = TimedClassifier(copy.deepcopy(encoder), classes, sigma)
+    if images.ndim == 4:
+        model.input_shape = (images.shape[1], images.shape[2], images.shape[3])
     fit(model.to(images.device), images, labels, sigma, objective, recipe, generator, callback)
     return model
 
