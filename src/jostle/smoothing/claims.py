@@ -43,7 +43,8 @@ def _measured(metrics: Mapping[str, Any]) -> str | None:
     if "fixed draws" not in saved:
         return None
     times = saved["fixed draws"] / saved["draws"]
-    return f"{saved['draws']:,.0f} draws against {saved['fixed draws']:,.0f} ({times:.1f} times), gap {saved['largest gap']:.3f}"
+    against = f"{saved['draws']:,.0f} draws against {saved['fixed draws']:,.0f}"
+    return f"{against} ({times:.1f} times), gap {saved['largest gap']:.3f}"
 
 
 def _falls(metrics: Mapping[str, Any]) -> bool:
@@ -123,7 +124,7 @@ CLAIMS = [
     ),
     Claim(
         "SMO-C2",
-        "Inference costs less than with a diffusion model before the classifier (here: a one-step denoiser of one size)",
+        "Inference costs less than with a diffusion model before the classifier (here: a denoiser of one step)",
         "85 times on average (abstract; against methods of many steps)",
         "paper",
         lambda m: (

@@ -12,8 +12,8 @@ from torch import Tensor
 from jostle.core.statistics import wilson
 from jostle.lab.style import COLOURS, figure, house_style, picture
 from jostle.smoothing.certificates import Certificates
+from jostle.smoothing.tallies import Tables, gain
 
-Tables = Mapping[tuple[str, float, int], Certificates]
 _INK = {
     "gaussian": ("black", ":"),
     "consistency": ("blue", "--"),
@@ -96,11 +96,8 @@ def differences(tables: Tables) -> Figure:
             if i == 0:
                 continue
             for x, sigma in zip(where, sigmas, strict=True):
-                gaps = [
-                    _credit(tables[method, sigma, s]) - _credit(tables[methods[0], sigma, s]) for s in seeds
-                ]
-                gap = torch.stack(gaps).mean(0)
-                mean, half = float(gap.mean()), 1.96 * float(gap.std()) / len(gap) ** 0.5
+                found = gain(tables, method, methods[0], sigma)
+                mean, half = found["mean"], found["high"] - found["mean"]
                 right.errorbar(x, mean, half, fmt="o", color=colour)
         right.axhline(0, color="#444444", lw=0.8)
         for axes in (left, right):
@@ -114,10 +111,6 @@ def differences(tables: Tables) -> Figure:
         right.set_ylabel("gain in average radius")
         right.set_title(f"Against {NAMES[methods[0]]}, 95 % intervals")
     return made
-
-
-def _credit(table: Certificates) -> Tensor:
-    return torch.where(table.correct, table.radius, 0.0)
 
 
 def draws(table: Certificates, fixed: int, simulated: Mapping[str, Any]) -> Figure:

@@ -2,28 +2,29 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from jostle.lab import Run, Stage, Study
 from jostle.smoothing import figures
+from jostle.smoothing.bounds import usual_radii
 from jostle.smoothing.certificates import Certificate, Certificates
 from jostle.smoothing.claims import CLAIMS
-from jostle.smoothing.comparators import METHODS
 from jostle.smoothing.encoders import Encoder
 from jostle.smoothing.fitting import Recipe
-from jostle.smoothing.planning import simulate
 from jostle.smoothing.rrcm import RRCM, Pretraining, similarity
 from jostle.smoothing.schedule import noise_grid
+from jostle.smoothing.tallies import paired, row_of, savings
 from jostle.smoothing.trials import (
     PRETRAININGS,
     Network,
     Splits,
     build_encoder,
     certify_method,
+    empty_method,
     images_a_second,
     load_splits,
     pretraining,
@@ -40,9 +41,10 @@ class Config:
     pixels, 0 for the images' own. `labelled`: labelled training images, 0 for all; pre-training sees all images.
     `methods`: `gaussian`, `stability`, `consistency`, `macer`, `smoothadv`, `smoothmix`, `denoised`, `rrcm`, and its
     ablations `contrast` and `path`. `sigmas`, `lams`: noise levels and the consistency weight at each. `seeds`: paired
-    seeds. `network`, `width`, `depth`, `patch`: of the encoder. `pretrain_*`, `steps`, `batch`, `lr`, `decay`, `mirror`,
-    `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`: of the certification. `fixed`: also spend all
-    `n_max` draws on the last method, to compare. `half`: bfloat16. `device`: `auto`, `cpu` or `cuda`.
+    seeds, counted from `seed`. `network`, `width`, `depth`, `patch`: of the encoder. `pretrain_*`, `projector`,
+    `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`: of the
+    certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`: `auto`,
+    `cpu` or `cuda`.
     """
 
     data: str = "digits"
@@ -52,7 +54,6 @@ class Config:
     methods: tuple[str, ...] = ("gaussian", "consistency", "rrcm")
     sigmas: tuple[float, ...] = (0.25, 0.5, 1.0)
     lams: tuple[float, ...] = (10.0, 1.0, 1.0)
-    eta: float = 0.5
     seeds: int = 1
     seed: int = 0
     network: Network = "mlp"
@@ -144,70 +145,91 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         for method in [m for m in config.methods if m in PRETRAININGS]:
             states[method, seed] = _pretrained(config, run, splits, method, seed)
     jobs = [
-        (seed, sigma, lam, method)
+        (method, sigma, lam, seed)
         for seed in range(config.seed, config.seed + config.seeds)
         for sigma, lam in zip(config.sigmas, config.lams, strict=True)
         for method in config.methods
     ]
     tables: dict[tuple[str, float, int], Certificates] = {}
     speed: dict[str, float] = {}
-    fixed: dict[str, Any] = {}
+    fixed: Certificates | None = None
     with run.progress("training and certifying", len(jobs)) as advance:
-        for seed, sigma, lam, method in jobs:
-            model: list[nn.Module] = []
-
-            def train(
-                stage: Stage, seed: int = seed, sigma: float = sigma, lam: float = lam, method: str = method
-            ) -> dict[str, Tensor]:
-                start = _encoder(config, splits, seed, states.get((method, seed)))
-                recipe = _recipe(config)
-                generator = run.generator(f"train {seed} {sigma}")
-                made = train_method(method, start, splits, sigma, lam, recipe, generator)
-                return {name: value.cpu() for name, value in made.state_dict().items()}
-
-            weights = run.stage(f"train {method} sigma {sigma:g} seed {seed}", train)
-
-            def load(
-                seed: int = seed,
-                sigma: float = sigma,
-                lam: float = lam,
-                method: str = method,
-                weights: Any = weights,
-            ) -> nn.Module:
-                if not model:
-                    model.append(_rebuilt(config, splits, method, sigma, seed, weights))
-                return model[0]
-
-            def certify(
-                stage: Stage, sigma: float = sigma, load: Any = load, plan: str = "sequential"
-            ) -> Any:
-                settings = {"alpha": config.alpha, "n0": config.n0, "n_max": config.n_max, "method": plan}
-                if plan == "sequential":
-                    settings["radii"] = _grid(config, sigma)
-                found = certify_method(load(), splits, sigma, half=config.half, seed=config.seed, **settings)
-                return {"columns": _columns(found), "settings": _plain(found.settings)}
-
-            kept = run.stage(f"certify {method} sigma {sigma:g} seed {seed}", certify)
-            tables[method, sigma, seed] = _table(kept)
-            run.log(method=method, sigma=sigma, seed=seed, **_row(tables[method, sigma, seed]))
-            if seed == config.seed and sigma == config.sigmas[len(config.sigmas) // 2]:
-
-                def measure(stage: Stage, load: Any = load) -> float:
-                    return images_a_second(load(), splits.test_images[:256])
-
-                speed[method] = run.stage(f"speed of {method}", measure)
+        for method, sigma, lam, seed in jobs:
+            job = _Job(config, run, splits, states.get((method, seed)), method, sigma, lam, seed)
+            table = tables[method, sigma, seed] = job.certified("sequential", _grid(config, sigma))
+            run.log(method=method, sigma=sigma, seed=seed, **row_of(table))
+            if seed == config.seed and sigma == _middle(config):
+                speed[method] = run.stage(f"speed of {method}", job.speed)
                 if config.fixed and method == config.methods[-1]:
-
-                    def spend(stage: Stage, certify: Any = certify) -> Any:
-                        return certify(stage, plan="fixed")
-
-                    fixed = {
-                        "sigma": sigma,
-                        "method": method,
-                        "kept": run.stage("certify with all draws", spend),
-                    }
-            advance(f"{method}, sigma {sigma:g}: ACR {tables[method, sigma, seed].average_radius():.3f}")
+                    fixed = job.certified("fixed", None)
+            advance(f"{method}, sigma {sigma:g}: ACR {table.average_radius():.3f}")
     return _report(config, run, splits, states, tables, speed, fixed)
+
+
+@dataclass(eq=False)
+class _Job:
+    """A method at a noise level with a seed: trained once, certified, each a stage of the run."""
+
+    config: Config
+    run: Run
+    splits: Splits
+    start: Mapping[str, Any] | None
+    method: str
+    sigma: float
+    lam: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.method} sigma {self.sigma:g} seed {self.seed}"
+
+    @cached_property
+    def weights(self) -> dict[str, Tensor]:
+        def work(stage: Stage) -> dict[str, Tensor]:
+            encoder = _encoder(self.config, self.splits, self.seed, self.start)
+            generator = self.run.generator(f"train {self.seed} {self.sigma}")
+            recipe = _recipe(self.config)
+            made = train_method(self.method, encoder, self.splits, self.sigma, self.lam, recipe, generator)
+            return {name: value.cpu() for name, value in made.state_dict().items()}
+
+        return self.run.stage(f"train {self.name}", work)
+
+    @cached_property
+    def model(self) -> nn.Module:
+        def fresh() -> Encoder:
+            return _encoder(self.config, self.splits, self.seed, None)
+
+        made = empty_method(self.method, fresh, self.splits, self.sigma)
+        made.load_state_dict(self.weights)
+        return made.to(self.splits.images.device).eval()
+
+    def certified(self, procedure: str, radii: tuple[float, ...] | None) -> Certificates:
+        config = self.config
+        _ = self.weights  # its stage comes first, outside of this one
+
+        def work(stage: Stage) -> dict[str, Any]:
+            table = certify_method(
+                self.model,
+                self.splits,
+                self.sigma,
+                half=config.half,
+                seed=config.seed,
+                method=procedure,
+                radii=radii,
+                alpha=config.alpha,
+                n0=config.n0,
+                n_max=config.n_max,
+            )
+            return {
+                "columns": {f.name: getattr(table, f.name) for f in fields(Certificate)},
+                "settings": table.settings,
+            }
+
+        kept = self.run.stage(f"certify {self.name} {procedure}", work)
+        return Certificates(**kept["columns"], settings=kept["settings"])
+
+    def speed(self, stage: Stage) -> float:
+        return images_a_second(self.model, self.splits.test_images[:256])
 
 
 def _device(name: str) -> torch.device:
@@ -231,9 +253,11 @@ def _splits(config: Config, run: Run, where: torch.device) -> Splits:
     )
 
 
-def _grid(config: Config, sigma: float) -> tuple[float, ...]:
-    from jostle.smoothing.bounds import usual_radii
+def _middle(config: Config) -> float:
+    return config.sigmas[len(config.sigmas) // 2]
 
+
+def _grid(config: Config, sigma: float) -> tuple[float, ...]:
     return usual_radii(sigma, min(0.25, sigma / 2), config.n_max, config.alpha)
 
 
@@ -257,22 +281,6 @@ def _encoder(config: Config, splits: Splits, seed: int, state: Mapping[str, Any]
     return made.to(splits.images.device)
 
 
-def _rebuilt(config: Config, splits: Splits, method: str, sigma: float, seed: int, weights: Any) -> nn.Module:
-    from jostle.smoothing.denoised import Denoised, EncoderDenoiser
-    from jostle.smoothing.encoders import TimedClassifier
-
-    def classifier(sigma: float) -> TimedClassifier:
-        return TimedClassifier(_encoder(config, splits, seed, None), len(splits.classes), sigma, splits.shape)
-
-    if method == "denoised":
-        denoiser = EncoderDenoiser(_encoder(config, splits, seed, None), splits.shape, sigma)
-        made: nn.Module = Denoised(denoiser, classifier(0.01))
-    else:
-        made = classifier(sigma)
-    made.load_state_dict(weights)
-    return made.to(splits.images.device).eval()
-
-
 def _pretrained(config: Config, run: Run, splits: Splits, method: str, seed: int) -> dict[str, Any]:
     plan = pretraining(
         method,
@@ -283,7 +291,7 @@ def _pretrained(config: Config, run: Run, splits: Splits, method: str, seed: int
             warmup=config.pretrain_steps // 20,
             hidden=config.projector,
             out=min(256, config.projector),
-            sharpness=10.0 if config.data.endswith("imagenet") else 15.0,
+            sharpness=15.0,
         ),
     )
 
@@ -302,9 +310,11 @@ def _pretrained(config: Config, run: Run, splits: Splits, method: str, seed: int
         if (state := stage.load()) is not None:
             loop.load_state_dict(state)
         levels = noise_grid(81)[20:81:6]
-        before = similarity(
-            _encoder(config, splits, seed, None), splits.test_images[:128], levels, _eyes(splits)
-        )
+
+        def alike(network: Encoder) -> Tensor:
+            eyes = torch.Generator(splits.images.device).manual_seed(0)
+            return similarity(network, splits.test_images[:128], levels, eyes)
+
         with run.progress(f"pre-training ({method})", plan.steps) as advance:
 
             def after(loop: Pretraining) -> None:
@@ -313,45 +323,15 @@ def _pretrained(config: Config, run: Run, splits: Splits, method: str, seed: int
                 stage.save(loop.state_dict)
 
             loop.run(after)
-        after_ = similarity(encoder, splits.test_images[:128], levels, _eyes(splits))
         return {
             "encoder": {name: value.cpu() for name, value in encoder.state_dict().items()},
             "history": loop.history,
             "levels": levels,
-            "before": before,
-            "after": after_,
+            "before": alike(_encoder(config, splits, seed, None)),
+            "after": alike(encoder),
         }
 
     return run.stage(f"pretrain {method} seed {seed}", work)
-
-
-def _eyes(splits: Splits) -> torch.Generator:
-    return torch.Generator(splits.images.device).manual_seed(0)
-
-
-def _columns(table: Certificates) -> dict[str, Tensor]:
-    return {f.name: getattr(table, f.name) for f in fields(Certificate)}
-
-
-def _plain(settings: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in settings.items() if not isinstance(value, dict)}
-
-
-def _table(kept: Mapping[str, Any]) -> Certificates:
-    return Certificates(**kept["columns"], settings=kept["settings"])
-
-
-def _row(table: Certificates) -> dict[str, Any]:
-    grid = table.settings["grid"]
-    low, high = table.interval()
-    return {
-        "acr": table.average_radius(),
-        "abstained": table.abstained,
-        "draws": float(table.used.double().mean()),
-        "low": low,
-        "high": high,
-        "accuracy": {f"{r:g}": table.accuracy(r) for r in grid},
-    }
 
 
 def _report(
@@ -361,7 +341,7 @@ def _report(
     states: Mapping[tuple[str, int], Mapping[str, Any]],
     tables: Mapping[tuple[str, float, int], Certificates],
     speed: Mapping[str, float],
-    fixed: Mapping[str, Any],
+    fixed: Certificates | None,
 ) -> dict[str, Any]:
     for (method, sigma, seed), table in tables.items():
         table.save(run.folder / "artifacts" / f"{method}-sigma-{sigma:g}-seed-{seed}.parquet")
@@ -374,9 +354,9 @@ def _report(
         figures.differences(tables),
         f"Average certified radius of each method and seed, and what it adds to Gaussian training. {note}.",
     )
-    middle = config.sigmas[len(config.sigmas) // 2]
+    middle = _middle(config)
     last = tables[config.methods[-1], middle, config.seed]
-    saved = _saved(config, last, fixed)
+    saved = savings(last, fixed, config.n0, config.seed)
     run.figure(
         "draws",
         figures.draws(last, config.n0 + config.n_max, saved["simulated"]),
@@ -407,57 +387,14 @@ def _report(
         "unlabelled": len(splits.unlabelled),
         "network": config.network,
         "methods": {
-            f"{method} sigma {sigma:g} seed {seed}": _row(table)
+            f"{method} sigma {sigma:g} seed {seed}": row_of(table)
             for (method, sigma, seed), table in tables.items()
         },
-        "paired": _paired(config, tables),
+        "paired": paired(tables, config.methods),
         "speed": dict(speed),
         "saved": saved,
         "alpha": config.alpha,
     }
-
-
-def _paired(config: Config, tables: Mapping[tuple[str, float, int], Certificates]) -> dict[str, Any]:
-    """ACR of one method minus another's on the same images and seeds, with a 95 % interval over images."""
-    rows: dict[str, Any] = {}
-    pairs = (("consistency", "gaussian"), ("rrcm", "consistency"), ("rrcm", "gaussian"), ("rrcm", "contrast"))
-    for a, b in (pair for pair in pairs if set(pair) <= set(config.methods)):
-        for sigma in config.sigmas:
-            gaps = []
-            for seed in range(config.seed, config.seed + config.seeds):
-                one, two = tables[a, sigma, seed], tables[b, sigma, seed]
-                gaps.append(
-                    torch.where(one.correct, one.radius, 0.0) - torch.where(two.correct, two.radius, 0.0)
-                )
-            mean = torch.stack(gaps).mean(0)
-            half = 1.96 * float(mean.std()) / len(mean) ** 0.5
-            rows[f"{a} - {b} sigma {sigma:g}"] = {
-                "mean": float(mean.mean()),
-                "low": float(mean.mean()) - half,
-                "high": float(mean.mean()) + half,
-                "seeds": [float(gap.mean()) for gap in gaps],
-            }
-    return rows
-
-
-def _saved(config: Config, table: Certificates, fixed: Mapping[str, Any]) -> dict[str, Any]:
-    """What the sequential test saves: measured against all draws, and simulated at 100,000 on the same p_A."""
-    found: dict[str, Any] = {"draws": float(table.used.double().mean()), "simulated": {}}
-    if fixed:
-        whole = _table(fixed["kept"])
-        grid = table.settings["grid"]
-        found["fixed draws"] = float(whole.used.double().mean())
-        found["largest gap"] = max(abs(table.certified(r) - whole.certified(r)) for r in grid)
-        table = whole
-    share = ((table.hits.double() + 0.5) / (table.draws.double() + 1)).numpy()
-    for name in ("fixed", "stages", "union", "betting", "anytime", "sequential"):
-        plan = METHODS[name](table.settings["sigma"], config.alpha, 100_000, None)
-        rows = simulate(plan, share, np.random.default_rng(config.seed), n0=config.n0)
-        found["simulated"][name] = {
-            "draws": float(rows.draws.mean()),
-            "certified": {f"{r:g}": rows.certified(r) for r in plan.grid},
-        }
-    return found
 
 
 STUDY = Study("smoothing", PRESETS, run, CLAIMS)

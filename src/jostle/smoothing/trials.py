@@ -14,7 +14,7 @@ from jostle.core.errors import require
 from jostle.core.taps import frozen
 from jostle.smoothing.certificates import Certificates
 from jostle.smoothing.denoised import Denoised, EncoderDenoiser, fit_denoiser
-from jostle.smoothing.encoders import Encoder, TimedConv, TimedMLP, TimedViT
+from jostle.smoothing.encoders import Encoder, TimedClassifier, TimedConv, TimedMLP, TimedViT
 from jostle.smoothing.fitting import Recipe, finetune
 from jostle.smoothing.objectives import (
     MACER,
@@ -157,6 +157,14 @@ def train_method(
         denoiser, splits.unlabelled, sigma, generator, steps=recipe.steps, batch=recipe.batch, lr=recipe.lr
     )
     return Denoised(denoiser, clean).eval()
+
+
+def empty_method(method: str, fresh: Callable[[], Encoder], splits: Splits, sigma: float) -> nn.Module:
+    """A network of the kind that `train_method` gives, to load weights into."""
+    count = len(splits.classes)
+    if method == "denoised":
+        return Denoised(EncoderDenoiser(fresh(), splits.shape, sigma), TimedClassifier(fresh(), count, 0.01))
+    return TimedClassifier(fresh(), count, sigma)
 
 
 class Half(nn.Module):
