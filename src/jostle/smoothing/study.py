@@ -42,8 +42,8 @@ class Config:
     `methods`: `gaussian`, `stability`, `consistency`, `macer`, `smoothadv`, `smoothmix`, `denoised`, `rrcm`, and its
     ablations `contrast` and `path`. `sigmas`, `lams`: noise levels and the consistency weight at each. `seeds`: paired
     seeds, counted from `seed`. `network`, `width`, `depth`, `patch`: of the encoder. `pretrain_*`, `projector`,
-    `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`: of the
-    certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`: `auto`,
+    `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`: of
+    the certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`: `auto`,
     `cpu` or `cuda`.
     """
 
