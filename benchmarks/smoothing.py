@@ -118,7 +118,7 @@ def throughput() -> None:
         print(f"{name}: {INPUTS} inputs of {number:,} draws, batches of {rows} (peers {batch})")
         for way, took in seconds.items():
             print(
-                f"  {way:14s} {INPUTS * number / took / 1e3:8.0f} k draws/s   ours is {took / seconds['ours']:.2f} times"
+                f"  {way:14s} {INPUTS * number / took / 1e3:8.0f} k draws/s, ours {took / seconds['ours']:.2f} times"
             )
 
 

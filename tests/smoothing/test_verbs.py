@@ -156,7 +156,7 @@ def test_pretrain_tune_and_certify_through_files(own):
     made = tune(own / "e.safetensors", data, sigma=0.25, lam=1.0, steps=60, lr=0.02, decay=1.0, device="cpu")
     made.save(own / "t.safetensors")
     model = load_classifier(own / "t.safetensors")
-    again = {name: value for name, value in model.state_dict().items()}
+    again = model.state_dict()
     assert all(torch.equal(again[name], value) for name, value in made.state.items())
     assert predict(model, data, sigma=0.25, n=200, device="cpu").numbers()["accuracy"] > 0.5
     with pytest.raises(JostleError, match="must hold an encoder"):

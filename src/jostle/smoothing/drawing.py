@@ -118,7 +118,7 @@ class _Packer:
             if rows is None:
                 rows = self._buffer(job.image)
             while room and job.drawn < job.want:
-                piece = min(job.want - job.drawn, piece_of(entries_of(job.image)))
+                piece = min(job.want - job.drawn, piece_of(entries_of(job.image), self.noise_on))
                 if job.generator is None:
                     job.generator = stream(self.seed, job.name, self.noise_on)
                 start = self.size - room

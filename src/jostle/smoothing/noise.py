@@ -13,8 +13,8 @@ from jostle.core.errors import require
 
 Kind = Literal["gaussian", "discrete"]
 
-# A piece of a stream has about so many numbers: enough to hide the cost of a call, few enough for a cache.
-_PIECE = 2**15
+# A piece of a stream has about so many numbers: enough to hide the cost of a call, and on a CPU few enough for a cache.
+_CPU_PIECE, _GPU_PIECE = 2**15, 2**20
 
 
 def stream(seed: int, name: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -27,13 +27,14 @@ def stream(seed: int, name: int, device: torch.device | str = "cpu") -> torch.Ge
     return torch.Generator(device).manual_seed(int.from_bytes(digest, "little"))
 
 
-def piece_of(entries: int) -> int:
-    """Draws a piece, for inputs of so many entries: the unit in which a stream is read, fixed by the input alone.
+def piece_of(entries: int, device: torch.device | str = "cpu") -> int:
+    """Draws a piece: the unit in which a stream is read, fixed by the size of the input and by where noise is drawn.
 
     >>> piece_of(64), piece_of(3 * 224 * 224)
     (512, 1)
     """
-    return max(1, _PIECE // entries)
+    piece = _CPU_PIECE if torch.device(device).type == "cpu" else _GPU_PIECE
+    return max(1, piece // entries)
 
 
 Filler = Callable[[Tensor, Tensor, torch.Generator], None]
@@ -44,7 +45,7 @@ def gaussian(sigma: float) -> Filler:
     """Add `N(0, sigma^2)` to each entry, drawn in float32 on the generator's device and made in place."""
 
     def fill(rows: Tensor, image: Tensor, generator: torch.Generator) -> None:
-        if rows.dtype == torch.float32 and rows.device == generator.device:
+        if rows.dtype == torch.float32 and rows.device.type == generator.device.type:
             rows.normal_(0.0, sigma, generator=generator).add_(image)
         else:
             noise = torch.empty(rows.shape, dtype=torch.float32, device=generator.device)

@@ -31,9 +31,12 @@ def info_nce(
     """
     require(len(online) >= 2, f"InfoNCE needs a batch of at least 2, but {len(online)} came")
     require(tau > 0, f"tau must be above 0, but {tau} came")
-    a = nn.functional.normalize(online.float(), dim=1)
-    b = nn.functional.normalize(target.detach().float(), dim=1)
-    return nn.functional.cross_entropy(a @ b.T / tau, torch.arange(len(a), device=a.device))
+    with torch.autocast(
+        online.device.type, enabled=False
+    ):  # in half precision the cosines near 1 are all alike
+        a = nn.functional.normalize(online.float(), dim=1)
+        b = nn.functional.normalize(target.detach().float(), dim=1)
+        return nn.functional.cross_entropy(a @ b.T / tau, torch.arange(len(a), device=a.device))
 
 
 @dataclass(frozen=True)

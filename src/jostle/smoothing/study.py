@@ -42,9 +42,9 @@ class Config:
     `methods`: `gaussian`, `stability`, `consistency`, `macer`, `smoothadv`, `smoothmix`, `denoised`, `rrcm`, and its
     ablations `contrast` and `path`. `sigmas`, `lams`: noise levels and the consistency weight at each. `seeds`: paired
     seeds, counted from `seed`. `network`, `width`, `depth`, `patch`: of the encoder. `pretrain_*`, `projector`,
-    `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`: of
-    the certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`: `auto`,
-    `cpu` or `cuda`.
+    `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`:
+    of the certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`:
+    `auto`, `cpu` or `cuda`.
     """
 
     data: str = "digits"
@@ -84,25 +84,21 @@ PRESETS = {
     "quick": Config(),
     "gpu": Config(
         **CIFAR,
-        labelled=2500,
+        labelled=1000,
         sigmas=(0.5, 1.0),
         lams=(2.0, 2.0),
         seeds=2,
         network="conv",
-        width=256,
         depth=6,
         pretrain_steps=1500,
         pretrain_batch=1024,
-        pretrain_lr=1e-3,
         projector=1024,
         steps=500,
         batch=256,
-        lr=1e-3,
         decay=0.85,
         mirror=True,
         shift=4,
         certified=300,
-        n_max=10_000,
         half=True,
     ),
     "paper": Config(
