@@ -32,7 +32,7 @@ class Bright(nn.Module):
     def __init__(self):
         super().__init__()
         self.head = nn.Linear(3, 2)
-        self.head.weight.data = torch.tensor([[20.0, 0.0, -20.0], [-20.0, 0.0, 20.0]])
+        self.head.weight.data = torch.tensor([[-20.0, 0.0, 20.0], [20.0, 0.0, -20.0]])
         self.head.bias.data.zero_()
 
     def forward(self, x):
@@ -94,7 +94,7 @@ def test_mistakes_are_one_sentence(own, capsys, words, says):
 
 
 def test_a_model_of_nan_is_named(own, capsys):
-    (own / "net.py").write_text(NET.replace("20.0, 0.0, -20.0", "float('nan'), 0.0, 1.0"))
+    (own / "net.py").write_text(NET.replace("[[-20.0", "[[float('nan')"))
     assert cli.main(["smoothing", "certify", *ARGUMENTS]) == 2
     assert "NaN" in capsys.readouterr().err
 
