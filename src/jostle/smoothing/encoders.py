@@ -15,7 +15,8 @@ from jostle.smoothing.schedule import input_scale, snapped, time_condition, time
 class Encoder(nn.Module):
     """Features of a noisy image in [-1, 1]: `encoder(z_t, t)`; what rRCM trains.
 
-    The input is scaled by `c_in(t)`; `_features(scaled, condition)` is the network's own part.
+    The input is scaled by `c_in(t)`; `_features(scaled, condition)` is the network's own part, with one condition an
+    image, or one for all.
 
     **Attributes:** `width`: of the features. `depth`: number of blocks, for learning rates by depth.
     """
@@ -27,7 +28,8 @@ class Encoder(nn.Module):
         self, z: Float[Tensor, "batch ..."], t: Float[Tensor, " batch"] | float
     ) -> Float[Tensor, "batch width"]:
         """Features of `z`, an image in [-1, 1] with noise of standard deviation `t`."""
-        times = torch.as_tensor(t, dtype=torch.float32, device=z.device).expand(len(z))
+        # One time for all is embedded once.
+        times = torch.as_tensor(t, dtype=torch.float32, device=z.device).reshape(-1)
         scale = input_scale(times).reshape(-1, *[1] * (z.ndim - 1))
         return self._features(z * scale.to(z.dtype), time_condition(times))
 
@@ -118,7 +120,7 @@ class TimedViT(Encoder):
 
     def _features(self, scaled: Tensor, condition: Tensor) -> Tensor:
         tokens = self.patches(scaled).flatten(2).transpose(1, 2)
-        time = time_embedding(condition, self.width).to(tokens.dtype)
+        time = time_embedding(condition, self.width).to(tokens.dtype).expand(len(tokens), -1)
         x = torch.cat([self.cls.expand(len(tokens), -1, -1).to(tokens.dtype), time[:, None], tokens], dim=1)
         x = x + self.position.to(x.dtype)
         for block in self.blocks:
@@ -150,7 +152,7 @@ class TimedMLP(Encoder):
         )
 
     def _features(self, scaled: Tensor, condition: Tensor) -> Tensor:
-        time = time_embedding(condition, self._time).to(scaled.dtype)
+        time = time_embedding(condition, self._time).to(scaled.dtype).expand(len(scaled), -1)
         x = self.enter(torch.cat([scaled.flatten(1), time], dim=1))
         for block in self.blocks:
             x = x + block(x)

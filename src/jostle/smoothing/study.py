@@ -57,14 +57,14 @@ class Config:
     seeds: int = 1
     seed: int = 0
     network: Network = "mlp"
-    width: int = 128
+    width: int = 64
     depth: int = 1
     patch: int = 4
-    pretrain_steps: int = 600
+    pretrain_steps: int = 400
     pretrain_batch: int = 256
     pretrain_lr: float = 1e-3
     projector: int = 256
-    steps: int = 600
+    steps: int = 400
     batch: int = 128
     lr: float = 1e-3
     decay: float = 1.0
@@ -73,7 +73,7 @@ class Config:
     certified: int = 200
     alpha: float = 1e-3
     n0: int = 100
-    n_max: int = 10_000
+    n_max: int = 5000
     fixed: bool = True
     half: bool = False
     device: str = "auto"
@@ -89,6 +89,7 @@ PRESETS = {
         lams=(2.0, 2.0),
         seeds=2,
         network="conv",
+        width=128,
         depth=6,
         pretrain_steps=1500,
         pretrain_batch=1024,
@@ -99,6 +100,7 @@ PRESETS = {
         mirror=True,
         shift=4,
         certified=300,
+        n_max=10_000,
         half=True,
     ),
     "paper": Config(
