@@ -113,7 +113,7 @@ def throughput() -> None:
         }
         if art:
             theirs = art_counts(model, shape, 10, batch)
-            works["ART"] = lambda t=theirs, x=x, n=number: [t(one[None], n) for one in x]
+            works["ART"] = lambda t=theirs, x=x, n=number: [t(one, n) for one in x]
         seconds = timed(works, rounds=5)
         print(f"{name}: {INPUTS} inputs of {number:,} draws, batches of {rows} (peers {batch})")
         for way, took in seconds.items():

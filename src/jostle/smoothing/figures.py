@@ -70,7 +70,13 @@ def curves(tables: Tables) -> Figure:
             axes.set_title(f"sigma = {sigma:g}")
             axes.set_xlabel("L2 radius (images in [0, 1])")
             axes.set_ylim(0, 1)
-            axes.set_xlim(left=0)
+            # As far as anything is certified, and one step beyond.
+            some = [
+                r
+                for r in radii
+                if any(tables[m, sigma, s].accuracy(r) > 0.005 for m in methods for s in seeds)
+            ]
+            axes.set_xlim(0, max(some, default=radii[0]) + 1.2 * (radii[1] - radii[0]))
             axes.yaxis.set_major_formatter(ticker.PercentFormatter(1.0))
         np.atleast_1d(grid)[0].set_ylabel("certified accuracy")
         np.atleast_1d(grid)[-1].legend(loc="upper right")
@@ -151,11 +157,10 @@ def draws(table: Certificates, fixed: int, simulated: Mapping[str, Any]) -> Figu
         inks = [COLOURS["vermillion" if name == "sequential" else "blue"] for name in names]
         right.barh(names, means, color=inks, height=0.6)
         for y, mean in enumerate(means):
-            right.text(mean * 1.06, y, f"{mean:,.0f}", va="center", fontsize=8)
-        right.set_xscale("log")
-        right.set_xlim(min(means) / 3, max(means) * 4)
+            right.text(mean + 0.02 * max(means), y, f"{mean:,.0f}", va="center", fontsize=8)
+        right.set_xlim(0, max(means) * 1.3)
         right.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:,.0f}"))
-        right.xaxis.set_major_locator(ticker.LogLocator(10))
+        right.xaxis.set_major_locator(ticker.MaxNLocator(3))
         right.set_xlabel("mean draws of an image")
         right.grid(axis="y", visible=False)
         right.set_title("Simulated, at most 100,000")
@@ -186,11 +191,12 @@ def pretraining(history: Sequence[Sequence[float]], levels: Tensor, before: Tens
         right.plot(levels, after, "o-", color=COLOURS["vermillion"], label="pre-trained")
         for sigma in (0.25, 0.5, 1.0):
             right.axvline(2 * sigma, color="#BBBBBB", lw=0.8, zorder=0)
-            right.text(2 * sigma, 1.01, f"{sigma:g}", ha="center", va="bottom", fontsize=7, color="#444444")
+            right.text(2 * sigma, 0.99, f"{sigma:g}", ha="right", va="top", fontsize=7, rotation=90)
         right.set_xscale("log")
         right.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
         right.set_ylim(min(0.0, float(before.min()), float(after.min())), 1.0)
-        right.set_xlabel("noise t = 2 sigma (sigma above the frame)")
+        right.set_xlabel("noise t = 2 sigma (lines: sigma)")
+        right.set_title("Along the noise")
         right.set_ylabel("cosine with the clean features")
         right.legend(loc="lower left")
     return made
