@@ -18,7 +18,7 @@ def _gap(metrics: Mapping[str, Any], pair: str) -> str | None:
 
 
 def _above(metrics: Mapping[str, Any], pair: str, every: bool) -> bool:
-    """Whether the gain is above zero at every noise level, or at some, then with an interval for the best of several."""
+    """Whether the gain is above zero at every noise level, or at some, the interval then wide enough for several."""
     rows = [row for name, row in metrics["paired"].items() if name.startswith(f"{pair} sigma")]
     if not rows or every:
         return bool(rows) and all(row["low"] > 0 for row in rows)
@@ -68,7 +68,8 @@ CLAIMS = [
     ),
     Claim(
         "SMO-RRCM-SOME",
-        "rRCM certifies more than the same network and loss without pre-training at some noise level (ACR, 95 %, corrected for several)",
+        "rRCM certifies more than the same network and loss without pre-training at some noise level "
+        "(ACR, 95 %, corrected for several)",
         "not stated as such",
         "quick",
         lambda m: _gap(m, "rrcm - consistency"),
@@ -76,7 +77,8 @@ CLAIMS = [
     ),
     Claim(
         "SMO-CONS",
-        "Consistency regularisation certifies more than Gaussian training at some noise level (ACR, 95 %, corrected for several)",
+        "Consistency regularisation certifies more than Gaussian training at some noise level "
+        "(ACR, 95 %, corrected for several)",
         "not read here",
         "quick",
         lambda m: _gap(m, "consistency - gaussian"),
