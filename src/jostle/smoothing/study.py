@@ -92,7 +92,7 @@ PRESETS = {
         network="conv",
         width=128,
         depth=6,
-        pretrain_steps=1500,
+        pretrain_steps=1000,
         pretrain_batch=1024,
         projector=1024,
         steps=500,
@@ -101,6 +101,7 @@ PRESETS = {
         mirror=True,
         shift=4,
         certified=300,
+        n_max=5000,
         half=True,
     ),
     "paper": Config(
