@@ -72,6 +72,15 @@ ROOMS: dict[str, Room] = {
             ("galpy", "astropy"),
         ),
         Room(
+            "smoothing",
+            "Certified robustness by smoothing",
+            "Robust Representation Consistency Model via Contrastive Denoising (rRCM)",
+            2025,
+            "2501.13094",
+            "Certified radii of any classifier with few samples, and training that makes them large.",
+            ("sklearn", "pyarrow"),
+        ),
+        Room(
             "timescales",
             "Timescales of memory networks",
             "Emergent mechanisms for long timescales depend on training curriculum "

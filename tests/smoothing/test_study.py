@@ -1,0 +1,92 @@
+"""The study end to end on a few real digits, its claims, and a run that was cut off."""
+
+import json
+
+import pytest
+
+from jostle import lab
+from jostle.lab import Stage
+from jostle.lab.claims import judge
+from jostle.smoothing.study import CLAIMS, PRESETS
+
+SMALL = {
+    "sigmas": (0.25, 0.5),
+    "lams": (1.0, 1.0),
+    "methods": ("gaussian", "consistency", "denoised", "rrcm"),
+    "labelled": 300,
+    "width": 32,
+    "pretrain_steps": 30,
+    "pretrain_batch": 64,
+    "projector": 32,
+    "steps": 40,
+    "certified": 12,
+    "n_max": 1000,
+    "device": "cpu",
+}
+
+
+@pytest.mark.study
+def test_the_study_runs_and_a_cut_off_run_gives_the_same_numbers(tmp_path, monkeypatch):
+    whole = lab.run("smoothing", root=tmp_path, **SMALL)
+    result = json.loads((whole.folder / "result.json").read_text())["metrics"]
+    speed = result.pop("speed")
+    assert set(speed) == set(SMALL["methods"]) and all(rate > 0 for rate in speed.values())
+    assert len(result["methods"]) == 8 and len(list((whole.folder / "artifacts").glob("*.parquet"))) == 8
+    assert {path.stem for path in (whole.folder / "figures").glob("*.png")} == {
+        "curves", "acr", "draws", "pretraining", "noise", "speed"
+    }  # fmt: skip
+    written, count = Stage._write, 0
+
+    def cut(*arguments, **settings):
+        nonlocal count
+        count += 1
+        if count > 5:
+            raise KeyboardInterrupt
+        return written(*arguments, **settings)
+
+    monkeypatch.setattr(Stage, "_write", cut)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run("smoothing", root=tmp_path / "cut", **SMALL)
+    monkeypatch.undo()
+    (folder,) = (tmp_path / "cut" / "smoothing").iterdir()
+    again = json.loads((lab.resume(folder).folder / "result.json").read_text())["metrics"]
+    again.pop("speed")
+    assert again == result
+
+
+def metrics(low, draws):
+    gap = {"mean": low + 0.01, "low": low, "high": low + 0.02, "seeds": [low]}
+    clear = {"mean": 0.02, "low": 0.01, "high": 0.03, "seeds": [0.02]}
+    procedures = {
+        name: {"draws": value, "certified": {"0": 0.9, "0.5": 0.5}}
+        for name, value in {"fixed": 100_100.0, "union": 15_000.0, "sequential": draws}.items()
+    }
+    return {
+        "paired": {
+            "rrcm - consistency sigma 0.25": gap,
+            "rrcm - consistency sigma 0.5": clear,
+        },
+        "saved": {"draws": 2000.0, "fixed draws": 10_100.0, "largest gap": 0.01, "simulated": procedures},
+        "methods": {"a": {"accuracy": {"0": 0.9, "0.25": 0.5}}},
+        "speed": {},
+    }
+
+
+@pytest.mark.parametrize(
+    ("low", "draws", "verdicts"),
+    [
+        (0.01, 10_000.0, ("holds", "holds", "holds", "holds")),
+        (-0.01, 40_000.0, ("fails", "holds", "fails", "fails")),
+    ],
+)
+def test_claims_hold_and_fail_as_the_numbers_say(low, draws, verdicts):
+    found = {item.id: item.verdict for item in judge(CLAIMS, metrics(low, draws), "quick")}
+    assert tuple(found[name] for name in ("SMO-RRCM", "SMO-RRCM-SOME", "SMO-C7", "SMO-ORDER")) == verdicts
+    assert found["SMO-FALL"] == found["SMO-SAVED"] == "holds"
+    assert found["SMO-CONS"] == found["SMO-C1"] == found["SMO-C2"] == "not-tested"
+
+
+def test_presets_are_configurations():
+    assert set(PRESETS) == {"quick", "gpu", "paper"}
+    for preset in PRESETS.values():
+        assert len(preset.sigmas) == len(preset.lams)
