@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from jostle.core.errors import require
+
 Noise = tuple[Tensor, ...]
 """The masks of one pass through a network, in the order in which it asks for them."""
 
@@ -18,7 +20,17 @@ def has_dropout(module: nn.Module) -> bool:
     >>> has_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
     True
     """
-    return any(isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0 for layer in module.modules())
+    dropping = [
+        (name, layer)
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.modules.dropout._DropoutNd) and layer.p > 0
+    ]
+    for name, layer in dropping:
+        require(
+            not isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout),
+            f"layer {name!r} is {type(layer).__name__}, whose masks cannot be handed in: use nn.Dropout",
+        )
+    return bool(dropping)
 
 
 class Playing(TorchFunctionMode):
