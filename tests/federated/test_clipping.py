@@ -27,6 +27,7 @@ def path(start, clip_mode, shift=None, max_norm=1.0):
     return torch.stack(models)
 
 
+@pytest.mark.filterwarnings("ignore:the mean correction is longer")
 def test_clipping_the_loss_alone_does_not_know_the_origin() -> None:
     shift = torch.tensor([3.0, -2.0, 5.0, 1.0], dtype=torch.float64)
     loss, official = (

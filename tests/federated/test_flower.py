@@ -174,8 +174,8 @@ def test_the_server_app_keeps_the_network(tmp_path) -> None:
     from safetensors import safe_open
 
     out = tmp_path / "net.safetensors"
-    app = make_server_app(lambda context: strategy(FedSpeed()), rounds=4, out=out)
-    app(Nodes(FedSpeed()), Context(7, 0, {}, RecordDict(), {}))
+    app = make_server_app(lambda context: strategy(FedSpeed()))
+    app(Nodes(FedSpeed()), Context(7, 0, {}, RecordDict(), {"rounds": 4, "out": str(out)}))
     with safe_open(out, framework="pt") as file:
         flat = torch.cat([file.get_tensor(name).reshape(-1) for name in net().state_dict()])
         assert len(json.loads(file.metadata()["history"])) == 4

@@ -4,6 +4,7 @@ from jostle.federated.algorithm import Algorithm, Replies, Round, sam
 from jostle.federated.averaging import FedAdam, FedAvg, FedCM, FedProx, FedSAM, MoFedSAM
 from jostle.federated.control import FedGamma, Scaffold
 from jostle.federated.course import Course
+from jostle.federated.family import by_name
 from jostle.federated.federation import Federated, Federation
 from jostle.federated.fedspeed import FedADMM, FedDyn, FedSMOO, FedSpeed
 from jostle.federated.flat import replace_batchnorm
@@ -12,6 +13,8 @@ from jostle.federated.memory import Memory
 from jostle.federated.partition import partition
 from jostle.federated.sampling import sample
 from jostle.federated.server import Reply, Server, losing
+from jostle.federated.verbs import VERBS as VERBS
+from jostle.federated.verbs import Split, bench, compare, run, split, sweep
 
 __all__ = [
     "Algorithm",
@@ -36,9 +39,16 @@ __all__ = [
     "Round",
     "Scaffold",
     "Server",
+    "Split",
+    "bench",
+    "by_name",
+    "compare",
     "losing",
     "partition",
     "replace_batchnorm",
+    "run",
     "sam",
     "sample",
+    "split",
+    "sweep",
 ]

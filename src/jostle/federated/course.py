@@ -77,12 +77,13 @@ class Course:
         sums = {"gradients": 0, "replies": 0, "slots": 0.0}
         if ready and self.engine is None:
             plans = [self._plan(one, data[one]) for one in ready]
-            self.engine, why = choose(fed.flat, [data[one] for one in ready], plans)
+            held = [data[one] for one in ready]
+            self.engine, why = choose(fed.flat, held, plans, noise_of(fed.flat, fed.seed, t, ready, held, plans))
             if why:
                 warnings.warn(f"running the clients one after another: {why}", stacklevel=2)
         for group in chunks(ready, self.engine or "sequential", fed.client_chunk):
             for reply, norm in self._work(group, data):
-                moved.append(reply.delta)
+                moved += [] if reply.lost else [reply.delta]
                 sums["gradients"] += reply.steps * (1 + self.algorithm.needs_ascent)
                 sums["replies"] += not reply.lost
                 sums["slots"] += norm
@@ -98,6 +99,7 @@ class Course:
             "lr": lr,
             "active": len(active),
             "accepted": len(accepted),
+            "missing": [one for one in active if one not in accepted],
             "refused": refused,
             "loss": sum(losses) / len(losses) if losses else None,
             "divergence": float(torch.stack(moved).square().sum(1).mean()) if moved else 0.0,

@@ -50,24 +50,32 @@ def noise_of(
     return make
 
 
-def choose(flat: FlatModel, data: Sequence[tuple[Tensor, Tensor]], plans: Sequence[Plan]) -> tuple[Engine, str]:
+def choose(
+    flat: FlatModel,
+    data: Sequence[tuple[Tensor, Tensor]],
+    plans: Sequence[Plan],
+    noise: Callable[[int, int], Noise] | None = None,
+) -> tuple[Engine, str]:
     """Time both engines on one step of these clients, and take the faster.
 
     **Returns:** the engine, and why the batched one cannot be had, if it cannot.
     """
-    if len(plans) == 1 or flat.dropout:
-        # One client is a batch of one; masks are the same in both engines, but drawn client by client.
-        return ("sequential" if len(plans) == 1 else "batched"), ""
+    if len(plans) == 1:  # nothing to batch
+        return "sequential", ""
     size = min(plan.width(0) for plan in plans)
     x, y = (torch.stack([held[part][:size] for held in data]) for part in (0, 1))
     v = flat.start.expand(len(plans), -1).contiguous()
+    drop: Noise = ()
+    if noise is not None:
+        masks_of = [tuple(mask[:size] for mask in noise(i, 0)) for i in range(len(plans))]
+        drop = tuple(torch.stack(one) for one in zip(*masks_of, strict=True))
 
     def together() -> None:
-        flat.batched(v, x, y)
+        flat.batched(v, x, y, drop)
 
     def apart() -> None:
         for i in range(len(plans)):
-            flat.one(v[i : i + 1], x[i : i + 1], y[i : i + 1])
+            flat.one(v[i : i + 1], x[i : i + 1], y[i : i + 1], tuple(mask[i : i + 1] for mask in drop))
 
     try:
         for _ in range(_RECORD_AFTER):

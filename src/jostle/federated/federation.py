@@ -41,7 +41,7 @@ class Federated:
 
     def numbers(self) -> Row:
         """The last round, and the mean and best accuracy (the mean over the last ten that were judged)."""
-        last = {k: v for k, v in self.history[-1].items() if k != "refused"}
+        last = {k: v for k, v in self.history[-1].items() if k not in ("refused", "missing")}
         scores = [row["accuracy"] for row in self.history if row.get("accuracy") is not None]
         if scores:
             last |= {"last_ten": sum(scores[-10:]) / len(scores[-10:]), "best": max(scores)}

@@ -28,7 +28,8 @@ def partition(
     samples by them, among the classes that still have samples (the official program refills a class that ran out,
     so that samples repeat; here none does). `"ragged"`: each class is cut by Dirichlet shares over the clients, so
     sizes differ (Yurochkin et al. 2019); it is drawn anew until all have `min_size`. `"pathological"`:
-    `classes_per_client` classes each, a class shared equally by those who have it (after McMahan et al. 2017). `"iid"`: a shuffle, cut.
+    `classes_per_client` classes each, a class shared equally by those who have it (after
+    McMahan et al. 2017). `"iid"`: a shuffle, cut.
 
     **Arguments:** `y`: labels, from 0. `clients`: at least 1 and at most one a sample. `concentration`: of the
     Dirichlet distribution, above 0; small is uneven. `classes_per_client`: 1 to the number of classes. `seed`.
@@ -43,7 +44,7 @@ def partition(
     labels = y.cpu().numpy()
     count = len(labels)
     require(count > 0, "y must hold at least one label, but none came")
-    require(labels.min() >= 0, f"y must hold labels of at least 0, but {labels.min()} came")
+    require(int(labels.min()) >= 0, f"y must hold labels of at least 0, but {labels.min()} came")
     require(1 <= clients <= count, f"clients must lie in 1 to {count}, the number of samples, but {clients} came")
     require(concentration > 0, f"concentration must be above 0, but {concentration} came")
     require(min_size >= 0, f"min_size must be at least 0, but {min_size} came")

@@ -38,8 +38,9 @@ def make_client_app(
 
     **Arguments:** `algorithm`: the server's. `model_fn`: makes the network. `data_fn`: from the client's id to its
     data set. `loss`: mean loss. `state_dir`: a folder of this machine for what the client remembers between
-    rounds; it survives a restart of the SuperNode. Without it Flower's own context keeps it, which lives as long as
-    the node's process.
+    rounds, which survives a restart of the SuperNode; without it the node's `state-dir`
+    (`--node-config 'partition-id=0 state-dir="..."'`). Without either, Flower's own context keeps it, which lives as
+    long as the node's process.
 
     >>> from jostle.federated import FedSpeed
     >>> app = make_client_app(FedSpeed(), lambda: nn.Linear(2, 2), lambda i: (torch.zeros(1, 2), torch.zeros(1).long()))
@@ -74,7 +75,8 @@ def make_client_app(
             note["algorithm"] == repr(algorithm),
             f"the server runs {note['algorithm']}, but this client has {algorithm!r}",
         )
-        path = None if state_dir is None else memory_path(state_dir, context.run_id, client)
+        folder = state_dir or context.node_config.get("state-dir")
+        path = None if folder is None else memory_path(str(folder), context.run_id, client)
         memory = _from_context(context) if path is None else Memory.load(path)
         reply, memory = _answer(algorithm, flat, data, client, tensors, note, memory)
         # Kept before the reply leaves: a process that dies in between has not told anybody yet.

@@ -70,10 +70,11 @@ class FederatedStrategy(Strategy):
     ) -> Iterable[Message]:
         """Pick the clients of the round and write to those whose nodes are there."""
         server, self._began = self.server, time.perf_counter()
+        self._refused = []
         self._meet(grid)
         picked = sample(len(server.ids), self.fraction, server.t, seed=self.seed, sampling=self.sampling)
         self._active = [server.ids[i] for i in picked]
-        self._refused = [f"client {one}: its node is not there" for one in self._active if one not in self.nodes]
+        self._refused += [f"client {one}: its node is not there" for one in self._active if one not in self.nodes]
         server.open(self.local.rate(server.t), self._active)
         down = {"x": server.x, **{f"vector.{n}": server.vectors[n] for n in self.algorithm.broadcast}}
         note = {
@@ -122,6 +123,7 @@ class FederatedStrategy(Strategy):
             "lr": self.local.rate(server.t - 1),
             "active": len(self._active),
             "accepted": len(accepted),
+            "missing": [one for one in self._active if one not in accepted],
             "refused": self._refused,
             "loss": sum(losses) / len(losses) if losses else None,
             "seconds": time.perf_counter() - self._began,
