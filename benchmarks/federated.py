@@ -10,8 +10,9 @@ another. Both start from the same model and see the same batches; the largest di
 
 import os
 
-for name, value in (("OMP_NUM_THREADS", "1"), ("FLWR_TELEMETRY_ENABLED", "0"), ("FLWR_DISABLE_UPDATE_CHECK", "1")):
-    os.environ.setdefault(name, value)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 
 import copy
 import logging
@@ -34,7 +35,9 @@ MU, RHO, LR, DECAY, CLIP = 0.1, 0.1, 0.1, 1e-3, 10.0
 ROUNDS = 4
 
 
-def plain_client(model: nn.Module, h: Tensor, start: Tensor, data: tuple[Tensor, Tensor], plan: Plan) -> Tensor:
+def plain_client(
+    model: nn.Module, h: Tensor, start: Tensor, data: tuple[Tensor, Tensor], plan: Plan
+) -> Tensor:
     """FedSpeed at one client as the simulators write it; returns the client's model as a vector."""
     model = copy.deepcopy(model)
     nn.utils.vector_to_parameters(start.clone(), model.parameters())
@@ -80,11 +83,14 @@ def best(work: Callable[[], object], repeats: int) -> float:
     return min(times)
 
 
-def problem(model: nn.Module, shape: tuple[int, ...], clients: int, samples: int) -> list[tuple[Tensor, Tensor]]:
+def problem(
+    model: nn.Module, shape: tuple[int, ...], clients: int, samples: int
+) -> list[tuple[Tensor, Tensor]]:
     """Random data: what is timed does not depend on it."""
     g = torch.Generator().manual_seed(0)
     return [
-        (torch.randn(samples, *shape, generator=g), torch.randint(10, (samples,), generator=g)) for _ in range(clients)
+        (torch.randn(samples, *shape, generator=g), torch.randint(10, (samples,), generator=g))
+        for _ in range(clients)
     ]
 
 
@@ -116,13 +122,14 @@ CASES = {
 
 def engines() -> None:
     """Plain loop against our engines, round by round."""
-    print(f"{'model':34s} {'D':>8s} {'plain':>9s} {'seq.':>9s} {'batched':>9s} {'auto':>9s} | ratio to plain: "
-          "seq. batched auto")  # fmt: skip
+    print(f"{'model':34s} {'D':>8s}    plain  sequential  batched  auto | plain over each of ours")
     for name, (make, shape, clients, steps, batch) in CASES.items():
         torch.manual_seed(0)
         model = make()
         data = problem(model, shape, clients, steps * batch)
-        local = Local(lr=LR, epochs=1, batch_size=batch, weight_decay=DECAY, max_norm=CLIP, clip_mode="official")
+        local = Local(
+            lr=LR, epochs=1, batch_size=batch, weight_decay=DECAY, max_norm=CLIP, clip_mode="official"
+        )
         seconds, models, courses = {}, {}, {}
         for engine in ("sequential", "batched", "auto"):
             fed = Federation(model, nn.functional.cross_entropy, data, fraction=1.0, engine=engine, seed=0)
@@ -147,7 +154,9 @@ def engines() -> None:
         row = " ".join(f"{1e3 * value:7.1f}ms" for value in (fastest, *ours.values()))
         ratios = " ".join(f"{fastest / value:5.2f}" for value in ours.values())
         chosen = courses["auto"].engine
-        print(f"{name:34s} {len(x):8,d} {row} | {ratios}  ({chosen}; largest difference {gap:.0e})", flush=True)
+        print(
+            f"{name:34s} {len(x):8,d} {row} | {ratios}  ({chosen}; largest difference {gap:.0e})", flush=True
+        )
 
 
 def flower(rounds: int = 20, clients: int = 5) -> None:
@@ -176,7 +185,8 @@ def flower(rounds: int = 20, clients: int = 5) -> None:
     course = fed.start(algorithm, local)
     ours = [course.advance()["seconds"] for _ in range(rounds)][2:]
     gap = float((course.server.x - strategy.server.x).abs().max())
-    print(f"Flower's simulation, {clients} clients: a round {1e3 * median(theirs):.1f} ms (start to end {whole:.1f} s); "
+    print(f"Flower's simulation, {clients} clients: a round {1e3 * median(theirs):.1f} ms "
+          f"(start to end {whole:.1f} s); "
           f"our batched engine {1e3 * median(ours):.2f} ms: {median(theirs) / median(ours):.1f} times less; largest "
           f"difference {gap:.0e}")  # fmt: skip
 
@@ -185,7 +195,9 @@ if __name__ == "__main__":
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     here = environment(0)
-    print(f"jostle {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {here['processor']}")
+    print(
+        f"jostle {__version__}, torch {torch.__version__}, Python {platform.python_version()}, {here['processor']}"
+    )
     if sys.argv[1:] == ["flower"]:
         flower()
     else:

@@ -43,7 +43,9 @@ def certificates(folder, host="127.0.0.1"):
         (folder / f"{name}.crt").write_bytes(signed.public_bytes(serialization.Encoding.PEM))
 
     authority, server = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
-    names = [x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("our authority", host)]
+    names = [
+        x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)]) for name in ("our authority", host)
+    ]
     use = dict.fromkeys(
         ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "encipher_only",
          "decipher_only"),

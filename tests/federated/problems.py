@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from jostle.federated import (
-    FedADMM,
     FedAdam,
+    FedADMM,
     FedAvg,
     FedCM,
     FedDyn,
@@ -53,7 +53,9 @@ def clients(sizes=EQUAL, dtype: torch.dtype = torch.float64, seed: int = 0):
     hidden = torch.randn(5, 3, generator=g, dtype=torch.float64)
     held = []
     for n in sizes:
-        x = torch.randn(n, 5, generator=g, dtype=torch.float64) + torch.randn(5, generator=g, dtype=torch.float64)
+        x = torch.randn(n, 5, generator=g, dtype=torch.float64) + torch.randn(
+            5, generator=g, dtype=torch.float64
+        )
         held.append((x.to(dtype), (x @ hidden).argmax(1)))
     return held
 

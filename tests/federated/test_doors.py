@@ -111,7 +111,9 @@ def test_all_kinds_of_data_sets_are_one() -> None:
             return self.x[i], self.y[i]
 
     found = [
-        Federation(net(), CE, given, fraction=1.0, engine="batched", **more).run(FedSpeed(), rounds=2).course.server.x
+        Federation(net(), CE, given, fraction=1.0, engine="batched", **more)
+        .run(FedSpeed(), rounds=2)
+        .course.server.x
         for given, more in (
             (held, {}),
             ([TensorDataset(*pair) for pair in held], {}),

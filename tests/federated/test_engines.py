@@ -30,7 +30,8 @@ def test_batched_is_sequential(algorithm, sizes) -> None:
 
 def test_in_float32_too() -> None:
     one, two = (
-        final(federation(dtype=torch.float32, engine=engine), FedSpeed(), 1) for engine in ("batched", "sequential")
+        final(federation(dtype=torch.float32, engine=engine), FedSpeed(), 1)
+        for engine in ("batched", "sequential")
     )
     assert ((one - two).norm() / two.norm()) < 1e-5
 
@@ -94,7 +95,9 @@ def test_dropout_is_the_same_in_both_engines(layer) -> None:
         with pytest.raises(JostleError, match="AlphaDropout"):
             federation(model=model())
         return
-    one, two = (final(federation(RAGGED, model=model(), engine=e), FedSpeed()) for e in ("batched", "sequential"))
+    one, two = (
+        final(federation(RAGGED, model=model(), engine=e), FedSpeed()) for e in ("batched", "sequential")
+    )
     assert (one - two).abs().max() < 1e-13
     assert (one - final(federation(RAGGED), FedSpeed())).abs().max() > 1e-4
     assert not torch.equal(one, final(federation(RAGGED, model=model(), seed=4), FedSpeed()))

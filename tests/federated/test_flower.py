@@ -148,7 +148,9 @@ def test_absent_nodes_are_absent_clients() -> None:
     grid, made = Nodes(FedSpeed()), strategy(FedSpeed(), fraction=1.0)
     del grid.nodes[102]
     run(made, grid, 1)
-    assert made.history[0]["accepted"] == 3 and made.history[0]["refused"] == ["client 2: its node is not there"]
+    assert made.history[0]["accepted"] == 3 and made.history[0]["refused"] == [
+        "client 2: its node is not there"
+    ]
 
 
 def test_a_client_with_another_algorithm_says_so() -> None:

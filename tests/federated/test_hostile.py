@@ -75,7 +75,9 @@ def test_a_nan_is_an_error_that_names_client_round_and_step() -> None:
     held = clients((8, 8, 8))
     held[1][0][5] = NAN
     fed = Federation(net(), nn.functional.cross_entropy, held, fraction=1.0, engine="batched")
-    with pytest.raises(JostleError, match=r"client 1: delta holds NaN or infinity in round 0, first after local step \d"):
+    with pytest.raises(
+        JostleError, match=r"client 1: delta holds NaN or infinity in round 0, first after local step \d"
+    ):
         fed.start(FedSpeed(), Local(batch_size=4)).advance()
     forgiving = Federation(net(), nn.functional.cross_entropy, held, fraction=1.0, on_bad_client="drop")
     row = forgiving.start(FedSpeed(), Local(batch_size=4)).advance()

@@ -49,7 +49,10 @@ def test_pathological_clients_have_their_classes() -> None:
         (dict(clients=5, concentration=0.0), "concentration must be above 0"),
         (dict(clients=5, min_size=200), "min_size must be at most 120"),
         (dict(clients=300, scheme="pathological", classes_per_client=3), "300 x 3 slots"),
-        (dict(clients=5, scheme="pathological", classes_per_client=11), "classes_per_client must lie in 1 to 10"),
+        (
+            dict(clients=5, scheme="pathological", classes_per_client=11),
+            "classes_per_client must lie in 1 to 10",
+        ),
         (dict(clients=50, scheme="ragged", concentration=0.01, min_size=12), "was not met in 1000 draws"),
     ],
 )
@@ -66,7 +69,7 @@ def test_the_official_draws() -> None:
 @given(st.integers(1, 40), st.floats(0.01, 1.0), st.integers(0, 50), st.sampled_from(["fixed", "bernoulli"]))
 def test_somebody_is_always_there(clients, fraction, t, sampling) -> None:
     drawn = sample(clients, fraction, t, seed=1, sampling=sampling)
-    assert drawn == sorted(set(drawn)) and 0 <= drawn[0] and drawn[-1] < clients
+    assert drawn == sorted(set(drawn)) and drawn[0] >= 0 and drawn[-1] < clients
     if sampling == "fixed":
         assert len(drawn) == max(1, round(fraction * clients))
 

@@ -116,7 +116,9 @@ def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> Non
     assert (walk(FedAvg(), 100).server.x - best).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize("algorithm", [FedDyn(prox_mu=1.0), Scaffold(), FedADMM(prox_mu=1.0)], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "algorithm", [FedDyn(prox_mu=1.0), Scaffold(), FedADMM(prox_mu=1.0)], ids=lambda a: a.name
+)
 def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
     course = walk(algorithm, 500, settings={"fraction": 0.4})
     assert course.history[-1]["active"] == 2
@@ -173,7 +175,9 @@ def test_after_one_step_of_everybody_a_variate_is_the_gradient() -> None:
         assert (memory.recall(3)["c"] - PROBLEM.gradient(i, x)).abs().max() < 1e-12
 
 
-@pytest.mark.parametrize("algorithm", [FedDyn(prox_mu=1.0), Scaffold(), FedADMM(prox_mu=1.0)], ids=lambda a: a.name)
+@pytest.mark.parametrize(
+    "algorithm", [FedDyn(prox_mu=1.0), Scaffold(), FedADMM(prox_mu=1.0)], ids=lambda a: a.name
+)
 def test_lost_replies_do_no_harm(algorithm) -> None:
     course = walk(algorithm, 400, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
     assert sum(row["active"] - row["accepted"] for row in course.history) > 80

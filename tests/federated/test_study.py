@@ -32,7 +32,15 @@ def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch)
     assert list(claims) == [claim.id for claim in study.CLAIMS]
     assert {claims[i] for i in EXACT} == {"holds"} and claims["FED-C1"] == "not-tested"
     figures = json.loads((whole.folder / "figures" / "figures.json").read_text())
-    assert [f["name"] for f in figures] == ["accuracy", "cost", "target", "drift", "interval", "limits", "partition"]
+    assert [f["name"] for f in figures] == [
+        "accuracy",
+        "cost",
+        "target",
+        "drift",
+        "interval",
+        "limits",
+        "partition",
+    ]
     assert all((whole.folder / "figures" / f["file"]).exists() for f in figures)
 
     calls, work = [], study.train_task

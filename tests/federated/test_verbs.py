@@ -44,7 +44,9 @@ def test_run_resumes(tmp_path) -> None:
 
 def test_compare_and_sweep() -> None:
     seen = []
-    found = compare(FEW, ("fedavg", "fedspeed"), seeds=2, target=0.99, callback=lambda *a: seen.append(a), **SMALL)
+    found = compare(
+        FEW, ("fedavg", "fedspeed"), seeds=2, target=0.99, callback=lambda *a: seen.append(a), **SMALL
+    )
     assert list(found) == ["fedavg", "fedspeed"] and [s[0] for s in seen] == [1, 2, 3, 4]
     assert found["fedavg"]["rounds_to_target"] is None and found["fedavg"]["standard_error"] >= 0
     swept = sweep(FEW, "local_epochs", (1, 2), **SMALL)
@@ -75,7 +77,9 @@ def test_names() -> None:
         by_name("fedavg", colour=1)
 
 
-@pytest.mark.parametrize(("name", "shape", "count"), [("mlp", (1, 28, 28), 25450), ("cnn", (3, 16, 16), 10330)])
+@pytest.mark.parametrize(
+    ("name", "shape", "count"), [("mlp", (1, 28, 28), 25450), ("cnn", (3, 16, 16), 10330)]
+)
 def test_networks(name, shape, count) -> None:
     net = network(name, shape, 10, seed=0)
     assert sum(p.numel() for p in net.parameters()) == count

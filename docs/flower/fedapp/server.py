@@ -1,7 +1,6 @@
 """The ServerApp: every client in every round; the settings come from `flwr run --run-config`."""
 
 from fedapp.task import ALGORITHM, CLIENTS, LOCAL, SEED, model
-
 from jostle.federated.flower import make_server_app, make_strategy
 
 

@@ -115,7 +115,9 @@ class FedAdam(Algorithm):
         for name in ("server_lr", "eps"):
             require(getattr(self, name) > 0, f"{name} must be above 0, but {getattr(self, name)} came")
         for name in ("beta1", "beta2"):
-            require(0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), but {getattr(self, name)} came")
+            require(
+                0 <= getattr(self, name) < 1, f"{name} must lie in [0, 1), but {getattr(self, name)} came"
+            )
 
     def server_init(self, x: Float[Tensor, " D"]) -> dict[str, Tensor]:
         return {"first": torch.zeros_like(x), "second": torch.zeros_like(x)}

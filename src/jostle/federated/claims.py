@@ -24,7 +24,8 @@ def _reached(m: Mapping[str, Any], name: str, key: str) -> float:
 def _race(m: Mapping[str, Any], key: str, names: tuple[str, ...]) -> str:
     found = {name: _reached(m, name, key) for name in names if name in m}
     return f"{m['target']:.0%} after " + ", ".join(
-        f"{name} {'never' if value == float('inf') else format(value, '.0f')}" for name, value in found.items()
+        f"{name} {'never' if value == float('inf') else format(value, '.0f')}"
+        for name, value in found.items()
     )
 
 

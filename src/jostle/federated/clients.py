@@ -70,14 +70,17 @@ class Population:
                 if rows
                 else (torch.zeros(0), torch.zeros(0))
             )
-        if not (isinstance(held, tuple | list) and len(held) == 2 and all(isinstance(t, Tensor) for t in held)):
+        if not (
+            isinstance(held, tuple | list) and len(held) == 2 and all(isinstance(t, Tensor) for t in held)
+        ):
             raise JostleError(
                 f"client {client} must hold a pair of tensors or a data set of pairs, but a "
                 f"{type(held).__name__} came"
             )
         x, y = held
         require(
-            len(x) == len(y), f"client {client} must have a target for each input, but {len(x)} and {len(y)} came"
+            len(x) == len(y),
+            f"client {client} must have a target for each input, but {len(x)} and {len(y)} came",
         )
         return x, y
 
@@ -148,7 +151,9 @@ class Pool:
         for x, _ in data:
             starts.append(at)
             at += len(x)
-        self.orders = [(plan.orders + start).to(self.x.device) for plan, start in zip(plans, starts, strict=True)]
+        self.orders = [
+            (plan.orders + start).to(self.x.device) for plan, start in zip(plans, starts, strict=True)
+        ]
         self.plans = plans
         alike = len({(plan.orders.shape, plan.batch) for plan in plans}) == 1
         self.table = torch.stack(self.orders) if alike else None

@@ -51,7 +51,8 @@ class Course:
         active = getattr(algorithm, "aggregation", "all") == "active"
         if active and federation.fraction < 1:
             warnings.warn(
-                "aggregation='active' does not converge when some clients are absent; 'all' does", stacklevel=3
+                "aggregation='active' does not converge when some clients are absent; 'all' does",
+                stacklevel=3,
             )
         self.memories: dict[int, Memory] = {}
         self.history: list[Row] = []
@@ -78,7 +79,9 @@ class Course:
         if ready and self.engine is None:
             plans = [self._plan(one, data[one]) for one in ready]
             held = [data[one] for one in ready]
-            self.engine, why = choose(fed.flat, held, plans, noise_of(fed.flat, fed.seed, t, ready, held, plans))
+            self.engine, why = choose(
+                fed.flat, held, plans, noise_of(fed.flat, fed.seed, t, ready, held, plans)
+            )
             if why:
                 warnings.warn(f"running the clients one after another: {why}", stacklevel=2)
         for group in chunks(ready, self.engine or "sequential", fed.client_chunk):
@@ -133,7 +136,12 @@ class Course:
 
     def _plan(self, client: int, held: tuple[Tensor, Tensor]) -> Plan:
         return Plan.draw(
-            self.federation.seed, self.server.t, client, len(held[0]), self.local.epochs, self.local.batch_size
+            self.federation.seed,
+            self.server.t,
+            client,
+            len(held[0]),
+            self.local.epochs,
+            self.local.batch_size,
         )
 
     def _recall(self, client: int) -> Memory:
@@ -169,7 +177,8 @@ class Course:
         held, plans = [data[one] for one in able], [self._plan(one, data[one]) for one in able]
         blank = torch.zeros_like(server.x)
         client = {
-            slot: torch.stack([states[one].get(slot, blank) for one in able]) for slot in algorithm.client_slots
+            slot: torch.stack([states[one].get(slot, blank) for one in able])
+            for slot in algorithm.client_slots
         }
         steps = torch.tensor([[float(len(p))] for p in plans], dtype=server.x.dtype, device=server.x.device)
         round = server.round(client, steps)
@@ -186,7 +195,9 @@ class Course:
         )
         delta = v - server.x
         state, uploads = algorithm.client_update(delta, round)
-        norms = sum((value.square().sum(1) for value in state.values()), torch.zeros(len(able)).to(delta)).sqrt()
+        norms = sum(
+            (value.square().sum(1) for value in state.values()), torch.zeros(len(able)).to(delta)
+        ).sqrt()
         out = []
         for i, one in enumerate(able):
             # Rows are copied: a view would keep the vectors of the whole group alive.
@@ -236,7 +247,9 @@ class Course:
                 [replace(plan, steps=k)],
                 server.round(slots),
                 self.local,
-                noise_of(self.federation.flat, self.federation.seed, server.t, [client], [data[client]], [plan]),
+                noise_of(
+                    self.federation.flat, self.federation.seed, server.t, [client], [data[client]], [plan]
+                ),
                 None if self.federation.augment is None else self._augment([client]),
             )
             if not bool(torch.isfinite(v).all()):

@@ -104,7 +104,10 @@ def listen(module: nn.Module, x: Tensor) -> list[tuple[torch.Size, float]]:
 
 
 def masks(
-    wanted: list[tuple[torch.Size, float]], generator: torch.Generator, dtype: torch.dtype, device: torch.device
+    wanted: list[tuple[torch.Size, float]],
+    generator: torch.Generator,
+    dtype: torch.dtype,
+    device: torch.device,
 ) -> Noise:
     """Masks of 0 and `1/(1-p)`, drawn on the CPU so that they are the same on every device.
 
@@ -114,5 +117,7 @@ def masks(
     made = []
     for shape, rate in wanted:
         kept = torch.rand(shape, generator=generator) >= rate
-        made.append((kept.to(device, dtype) / (1 - rate)) if rate < 1 else torch.zeros(shape).to(device, dtype))
+        made.append(
+            (kept.to(device, dtype) / (1 - rate)) if rate < 1 else torch.zeros(shape).to(device, dtype)
+        )
     return tuple(made)

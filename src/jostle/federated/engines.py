@@ -33,7 +33,12 @@ def chunks(active: Sequence[int], engine: Engine, size: int | None) -> list[list
 
 
 def noise_of(
-    flat: FlatModel, seed: int, t: int, ids: Sequence[int], data: Sequence[tuple[Tensor, Tensor]], plans: list[Plan]
+    flat: FlatModel,
+    seed: int,
+    t: int,
+    ids: Sequence[int],
+    data: Sequence[tuple[Tensor, Tensor]],
+    plans: list[Plan],
 ) -> Callable[[int, int], Noise] | None:
     """Dropout masks that depend on seed, round, client and step alone; `None` for a network without dropout."""
     if not flat.dropout:

@@ -44,7 +44,9 @@ def quadratics(rounds: int) -> dict[str, Any]:
     dyn, active = FedDyn(prox_mu=1.0), FedSpeed(prox_mu=1.0, alpha=0.0, aggregation="active")
     some: dict[str, Any] = {"fraction": 0.4}
     curves = {
-        "correction averaged over all": _errors(problem.federation(**some).start(dyn, _LOCAL), rounds, problem),
+        "correction averaged over all": _errors(
+            problem.federation(**some).start(dyn, _LOCAL), rounds, problem
+        ),
         "over active clients only, as printed": _errors(
             problem.federation(**some).start(active, _LOCAL), rounds, problem
         ),

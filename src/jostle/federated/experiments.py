@@ -70,12 +70,19 @@ class Dealt:
 
 @lru_cache(maxsize=2)
 def deal(
-    data: str, test_data: str, count: int, size: int, clients: int, scheme: Scheme, concentration: float, device: str
+    data: str,
+    test_data: str,
+    count: int,
+    size: int,
+    clients: int,
+    scheme: Scheme,
+    concentration: float,
+    device: str,
 ) -> Dealt:
     """Shuffle, keep a fifth for testing (or take `test_data`), and deal the rest: the same for every seed of a run."""
     images = load_data(data, size=size or None)
     # The legacy generator: the small reproduction of the study is defined with it.
-    order = np.random.RandomState(0).permutation(len(images))  # noqa: NPY002
+    order = np.random.RandomState(0).permutation(len(images))
     order = order[:count] if count else order
     if test_data:
         kept, held = load_data(test_data, size=size or None).tensors(), order.tolist()
@@ -147,5 +154,7 @@ def train_task(task: Task) -> dict[str, Any]:
         checkpoint=kept,
         resume=kept if kept is not None and kept.exists() else None,
     )
-    rows = [{k: v for k, v in row.items() if k not in ("refused", "missing", "seconds")} for row in found.history]
+    rows = [
+        {k: v for k, v in row.items() if k not in ("refused", "missing", "seconds")} for row in found.history
+    ]
     return {"rows": rows}

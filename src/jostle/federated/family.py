@@ -27,7 +27,20 @@ Name = Literal[
 FAMILY: dict[str, type[Algorithm]] = dict(
     zip(
         get_args(Name),
-        (FedAvg, FedProx, FedSAM, Scaffold, FedDyn, FedSpeed, FedCM, MoFedSAM, FedGamma, FedAdam, FedSMOO, FedADMM),
+        (
+            FedAvg,
+            FedProx,
+            FedSAM,
+            Scaffold,
+            FedDyn,
+            FedSpeed,
+            FedCM,
+            MoFedSAM,
+            FedGamma,
+            FedAdam,
+            FedSMOO,
+            FedADMM,
+        ),
         strict=True,
     )
 )

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -128,7 +128,10 @@ class Federation:
             ("on_lost_state", on_lost_state, ("reset", "refuse")),
         ):
             require(value in allowed, f"{name} must be one of {', '.join(allowed)}, but {value!r} came")
-        require(client_chunk is None or client_chunk >= 1, f"client_chunk must be at least 1, but {client_chunk} came")
+        require(
+            client_chunk is None or client_chunk >= 1,
+            f"client_chunk must be at least 1, but {client_chunk} came",
+        )
         require(evaluate_every >= 1, f"evaluate_every must be at least 1, but {evaluate_every} came")
         self.test = test.tensors() if isinstance(test, Images) else test
         self.seed, self.fraction, self.sampling, self.engine = seed, fraction, sampling, engine
@@ -213,5 +216,7 @@ class Federation:
                 course.save(checkpoint)
             if callback is not None:
                 score = row.get("accuracy")
-                callback(done, rounds, f"loss {row['loss']:.3f}" if score is None else f"accuracy {score:.1%}")
+                callback(
+                    done, rounds, f"loss {row['loss']:.3f}" if score is None else f"accuracy {score:.1%}"
+                )
         return Federated(self.flat.built(course.server.x), course.history, course)

@@ -79,7 +79,9 @@ def accuracy(curves: Curves, target: float) -> Figure:
     """
     with house_style():
         made, axes = figure(1, 1, (6.4, 3.8))
-        counted = {n: [[{**row, "count": row["round"] + 1} for row in one] for one in s] for n, s in curves.items()}
+        counted = {
+            n: [[{**row, "count": row["round"] + 1} for row in one] for one in s] for n, s in curves.items()
+        }
         _lines(axes, counted, "count", 1.0, target)
         axes.set_xlabel("communication round")
         axes.set_ylabel("test accuracy")
@@ -158,7 +160,9 @@ def interval(found: Mapping[str, Mapping[str, Sequence[float]]]) -> Figure:
         made, axes = figure(1, 1, (6.4, 3.2))
         for name, held in found.items():
             epochs = np.array([int(e) for e in held])
-            axes.plot(epochs, [np.mean(v) for v in held.values()], marker="o", label=_label(name), **_ink(name))
+            axes.plot(
+                epochs, [np.mean(v) for v in held.values()], marker="o", label=_label(name), **_ink(name)
+            )
             for e, values in zip(epochs, held.values(), strict=True):
                 axes.plot([e] * len(values), values, ".", color=_ink(name)["color"], alpha=0.5)
         axes.set_xscale("log")

@@ -36,7 +36,9 @@ class FlatModel:
     """
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
-        require(isinstance(model, nn.Module), f"model must be a torch.nn.Module, but {type(model).__name__} came")
+        require(
+            isinstance(model, nn.Module), f"model must be a torch.nn.Module, but {type(model).__name__} came"
+        )
         require(callable(loss), f"loss must be callable, but {type(loss).__name__} came")
         self.module, self.loss = deepcopy(model).train(), loss
         named = [(n, p) for n, p in self.module.named_parameters() if p.requires_grad]
@@ -93,7 +95,9 @@ class FlatModel:
             )
             # A parameter that the loss does not use has the gradient 0.
             grads = torch.autograd.grad(value, self.parameters, materialize_grads=True)
-        return torch.cat([g.reshape(-1) for g in grads])[None].to(self.dtype), value.detach()[None].to(self.dtype)
+        return torch.cat([g.reshape(-1) for g in grads])[None].to(self.dtype), value.detach()[None].to(
+            self.dtype
+        )
 
     def batched(
         self, v: Float[Tensor, "s D"], x: Tensor, y: Tensor, noise: Noise = ()
@@ -186,7 +190,8 @@ def replace_batchnorm(model: nn.Module, groups: int = 2) -> nn.Module:
             continue
         channels = layer.num_features
         require(
-            channels % groups == 0, f"groups must divide the {channels} channels of {name!r}, but {groups} came"
+            channels % groups == 0,
+            f"groups must divide the {channels} channels of {name!r}, but {groups} came",
         )
         new = nn.GroupNorm(groups, channels, eps=layer.eps, affine=layer.affine)
         if layer.affine:

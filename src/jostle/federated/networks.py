@@ -32,7 +32,10 @@ def network(
         torch.manual_seed(seed)
         if name == "mlp":
             made: nn.Module = nn.Sequential(
-                nn.Flatten(), nn.Linear(channels * height * width, hidden), nn.ReLU(), nn.Linear(hidden, classes)
+                nn.Flatten(),
+                nn.Linear(channels * height * width, hidden),
+                nn.ReLU(),
+                nn.Linear(hidden, classes),
             )
         elif name == "cnn":
             made = nn.Sequential(

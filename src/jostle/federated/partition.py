@@ -45,7 +45,9 @@ def partition(
     count = len(labels)
     require(count > 0, "y must hold at least one label, but none came")
     require(int(labels.min()) >= 0, f"y must hold labels of at least 0, but {labels.min()} came")
-    require(1 <= clients <= count, f"clients must lie in 1 to {count}, the number of samples, but {clients} came")
+    require(
+        1 <= clients <= count, f"clients must lie in 1 to {count}, the number of samples, but {clients} came"
+    )
     require(concentration > 0, f"concentration must be above 0, but {concentration} came")
     require(min_size >= 0, f"min_size must be at least 0, but {min_size} came")
     require(
@@ -53,7 +55,7 @@ def partition(
         f"min_size must be at most {count // clients} for {clients} clients of {count} samples, but {min_size} came",
     )
     # The legacy generator: the splits of published tables were drawn with it.
-    rng = np.random.RandomState(seed)  # noqa: NPY002
+    rng = np.random.RandomState(seed)
     if scheme == "dirichlet":
         parts = _dirichlet(rng, labels, clients, concentration)
     elif scheme == "ragged":

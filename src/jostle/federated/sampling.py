@@ -32,7 +32,7 @@ def sample(clients: int, fraction: float, t: int, *, seed: int, sampling: Sampli
     attempt = 0
     while True:
         # The legacy generator, because these are the official program's own numbers.
-        drawn = np.random.RandomState(seed + t + attempt).uniform(size=clients)  # noqa: NPY002
+        drawn = np.random.RandomState(seed + t + attempt).uniform(size=clients)
         active = np.nonzero(drawn <= fraction)[0].tolist()
         if active:
             return active

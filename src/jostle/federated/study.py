@@ -162,9 +162,7 @@ def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
     left = [name for name in tasks if name not in done]
     with run.progress("trainings", len(tasks)) as advance:
         advance("", steps=len(done))
-        for i, made in parallel(
-            _quietly, [tasks[n] for n in left], engine=config.workers, jobs=config.jobs
-        ):
+        for i, made in parallel(_quietly, [tasks[n] for n in left], engine=config.workers, jobs=config.jobs):
             done[left[i]] = made["rows"]
             stage.save(done)
             advance(left[i])
@@ -223,9 +221,7 @@ def _intervals(config: Config, found: Mapping[str, Any]) -> dict[str, dict[str, 
             for epochs in config.intervals
         }
         by_epochs[config.epochs] = [found[f"{name}/{i}"] for i in range(config.interval_seeds)]
-        out[name] = {
-            str(e): summary(by_epochs[e], config.target)["last_ten"] for e in sorted(by_epochs)
-        }
+        out[name] = {str(e): summary(by_epochs[e], config.target)["last_ten"] for e in sorted(by_epochs)}
     return out
 
 
@@ -249,7 +245,9 @@ def _figures(
         figures.targets({name: metrics[name] for name in config.algorithms}, config.target),
         f"Rounds and gradients until {config.target:.0%} is first reached; a dot a seed.",
     )
-    run.figure("drift", figures.drift(curves), "How far clients move apart in a round, and their corrections.")
+    run.figure(
+        "drift", figures.drift(curves), "How far clients move apart in a round, and their corrections."
+    )
     if metrics["interval"]:
         run.figure(
             "interval",

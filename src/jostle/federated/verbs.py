@@ -119,7 +119,8 @@ def _federation(
 ) -> Federation:
     most = max([int(part.max()) for part in (*dealt.parts, dealt.test) if len(part)], default=0)
     require(
-        most < len(data), f"split points to image {most}, but {data.name!r} has {len(data)}: it is of another set"
+        most < len(data),
+        f"split points to image {most}, but {data.name!r} has {len(data)}: it is of another set",
     )
     x, y = data.tensors()
     shape = (int(x.shape[1]), int(x.shape[2]), int(x.shape[3]))

@@ -16,7 +16,9 @@ else:
     Context = Grid = ServerApp = Any
 
 
-def make_server_app(strategy_fn: Callable[[Context], FederatedStrategy], *, rounds: int | None = None) -> ServerApp:
+def make_server_app(
+    strategy_fn: Callable[[Context], FederatedStrategy], *, rounds: int | None = None
+) -> ServerApp:
     """A Flower ServerApp that runs a strategy and keeps the network that it ends with.
 
     It reads from Flower's run configuration (`flwr run --run-config "rounds=60 out='net.safetensors'"`): `rounds`, in
@@ -44,7 +46,9 @@ def make_server_app(strategy_fn: Callable[[Context], FederatedStrategy], *, roun
             strategy.start(grid, strategy.initial_arrays, num_rounds=left, timeout=timeout)
         out = str(settings.get("out", ""))
         if out:
-            state = {k: v.detach().cpu().contiguous().clone() for k, v in strategy.model().state_dict().items()}
+            state = {
+                k: v.detach().cpu().contiguous().clone() for k, v in strategy.model().state_dict().items()
+            }
             with whole(Path(out)) as draft:
                 draft.write_bytes(save(state, metadata={"history": json.dumps(plain(strategy.history))}))
 

@@ -53,7 +53,8 @@ class FederatedStrategy(Strategy):
         self.samples_decide = samples_decide
         self.history: list[dict[str, Any]] = []
         self.nodes: dict[int, int] = {}
-        self._known: set[int] = set()
+        self._known: dict[int, int] = {}
+        self._away: dict[int, float] = {}
         self._sizes: dict[int, int] = {}
         self._lost: set[int] = set()
         self._refused: list[str] = []
@@ -71,10 +72,15 @@ class FederatedStrategy(Strategy):
         """Pick the clients of the round and write to those whose nodes are there."""
         server, self._began = self.server, time.perf_counter()
         self._refused = []
-        self._meet(grid)
         picked = sample(len(server.ids), self.fraction, server.t, seed=self.seed, sampling=self.sampling)
         self._active = [server.ids[i] for i in picked]
-        self._refused += [f"client {one}: its node is not there" for one in self._active if one not in self.nodes]
+        weigh = self.samples_decide and server.weights is None
+        self._meet(grid, server.ids if weigh else self._active)
+        if weigh:
+            self._weigh()
+        self._refused += [
+            f"client {one}: its node is not there" for one in self._active if one not in self.nodes
+        ]
         server.open(self.local.rate(server.t), self._active)
         down = {"x": server.x, **{f"vector.{n}": server.vectors[n] for n in self.algorithm.broadcast}}
         note = {
@@ -128,7 +134,7 @@ class FederatedStrategy(Strategy):
             "loss": sum(losses) / len(losses) if losses else None,
             "seconds": time.perf_counter() - self._began,
         }
-        self._lost = set(server.lost)
+        self._lost = (self._lost | server.lost) - set(accepted)
         if server.lost and not server.keep_states and self.on_lost_state == "reset":
             server.reset_state()
             row["reset"] = True
@@ -156,7 +162,7 @@ class FederatedStrategy(Strategy):
         return self.server.algorithm
 
     @property
-    def initialarrays_of(self) -> ArrayRecord:
+    def initial_arrays(self) -> ArrayRecord:
         """What `start` takes: the model as it stands."""
         return arrays_of({"x": self.server.x})
 
@@ -164,36 +170,46 @@ class FederatedStrategy(Strategy):
         """The network with the present parameters, in evaluation mode."""
         return self.flat.built(self.server.x)
 
-    def _meet(self, grid: Grid) -> None:
-        """Ask nodes that we have not met which client they are; wait for missing ones, but not for ever."""
-        deadline = time.monotonic() + self.patience
+    def _meet(self, grid: Grid, wanted: Sequence[int]) -> None:
+        """Ask nodes that we have not met which client they are, and wait for the wanted ones.
+
+        Who has been away for longer than `patience` is not waited for again, until it is back.
+        """
         while True:
             present = set(grid.get_node_ids())
-            self.nodes = {one: node for one, node in self.nodes.items() if node in present}
-            new = sorted(present - self._known)
-            if new:
-                asks = [FLWR.Message(record({}, {}), node, FLWR.MessageType.QUERY) for node in new]
-                for message in grid.send_and_receive(asks, timeout=self.patience):
-                    if message.has_error():
-                        self._refused.append(f"node {message.metadata.src_node_id}: {message.error.reason}")
-                        continue
-                    _, facts = read(message.content)
-                    node = message.metadata.src_node_id
-                    self._known.add(node)
-                    if facts["client"] in self.server.ids:
-                        self.nodes[facts["client"]] = node
-                        self._sizes[facts["client"]] = facts["samples"]
-            if len(self.nodes) == len(self.server.ids) or time.monotonic() > deadline:
-                break
+            if new := sorted(present - set(self._known)):
+                self._ask(grid, new)
+            # The node that was met last speaks for a client: one that was killed stays on Flower's list for a while.
+            self.nodes = {client: node for node, client in self._known.items() if node in present}
+            now = time.monotonic()
+            for one in self.nodes:
+                self._away.pop(one, None)
+            absent = [one for one in wanted if one not in self.nodes]
+            if not any(now - self._away.setdefault(one, now) < self.patience for one in absent):
+                return
             time.sleep(0.2)
-        if self.samples_decide and self.server.weights is None:
-            missing = set(self.server.ids) - set(self._sizes)
-            require(
-                not missing,
-                f"client_weights='samples' needs every client once at the start, but {sorted(missing)[:5]} are absent",
-            )
-            total = sum(self._sizes.values())
-            self.server.weights = {one: n / total for one, n in self._sizes.items()}
+
+    def _ask(self, grid: Grid, nodes: Sequence[int]) -> None:
+        asks = [FLWR.Message(record({}, {}), node, FLWR.MessageType.QUERY) for node in nodes]
+        for message in grid.send_and_receive(asks, timeout=max(self.patience, 1.0)):
+            node = message.metadata.src_node_id
+            if message.has_error():
+                self._refused.append(f"node {node}: {message.error.reason}")
+                continue
+            _, facts = read(message.content)
+            if facts["client"] in self.server.ids:
+                self._known[node] = facts["client"]
+                self._sizes[facts["client"]] = facts["samples"]
+
+    def _weigh(self) -> None:
+        """The clients' shares of the objective by their samples, once all have said how many."""
+        missing = sorted(set(self.server.ids) - set(self._sizes))
+        require(
+            not missing,
+            f"client_weights='samples' needs every client once at the start, but {missing[:5]} are absent",
+        )
+        total = sum(self._sizes.values())
+        self.server.weights = {one: n / total for one, n in self._sizes.items()}
 
     def _save(self, path: Path) -> None:
         from safetensors.torch import save
@@ -240,7 +256,7 @@ def make_strategy(
     **Arguments:** `algorithm`; `model`: its parameters at the start. `clients`: how many, or their ids (the
     `partition-id` of the nodes). `local`, `fraction`, `sampling`, `seed`, `client_weights`, `keep_states`,
     `on_lost_state`: as for [`Federation`][jostle.federated.Federation]. `checkpoint`: .safetensors file that is
-    written each round, and taken up if it is there. `patience`: seconds to wait in a round for nodes that are absent.
+    written each round, and taken up if it is there. `patience`: seconds to wait for a node that is absent.
     **Raises:** `JostleError` for settings out of range.
 
     >>> from jostle.federated import FedSpeed
