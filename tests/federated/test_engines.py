@@ -36,11 +36,35 @@ def test_in_float32_too() -> None:
     assert ((one - two).norm() / two.norm()) < 1e-5
 
 
-def test_chunks_and_recorded_graphs_change_nothing() -> None:
+def test_a_recorded_graph_gives_the_same_bits() -> None:
     whole = federation(fraction=1.0)
-    first = final(whole, FedSpeed(), 1)
-    assert whole.flat._recorded  # the graphs were recorded on the way
-    assert torch.equal(first, final(whole, FedSpeed(), 1))
+    flat, held = whole.flat, clients()
+    v = flat.start + 0.1 * torch.randn(
+        6, flat.D, generator=torch.Generator().manual_seed(0), dtype=flat.dtype
+    )
+    x, y = torch.stack([x for x, _ in held]), torch.stack([y for _, y in held])
+    plain = flat.batched(v, x, y)
+    flat.record(v, x, y)
+    (graph,) = flat._recorded.values()
+    assert isinstance(graph, torch.fx.GraphModule)
+    again = flat.batched(v, x, y)
+    assert all(torch.equal(a, b) for a, b in zip(plain, again, strict=True))
+    other = flat.batched(2 * v, x, y.flip(0))
+    flat._recorded.clear()
+    assert all(torch.equal(a, b) for a, b in zip(other, flat.batched(2 * v, x, y.flip(0)), strict=True))
+
+
+def test_what_comes_often_is_recorded_on_the_way() -> None:
+    fed = federation(fraction=1.0)
+    course = fed.start(FedSpeed(), STEPS)
+    for _ in range(4):
+        course.advance()
+    assert fed.flat._recorded
+    assert torch.equal(course.server.x, final(federation(fraction=1.0), FedSpeed(), 4))
+
+
+def test_chunks_change_nothing() -> None:
+    first = final(federation(fraction=1.0), FedSpeed(), 1)
     chunked = final(federation(fraction=1.0, client_chunk=4), FedSpeed(), 1)
     assert (first - chunked).abs().max() < 1e-15
 

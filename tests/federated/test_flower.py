@@ -13,11 +13,20 @@ os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
 from federated.problems import FAMILY, NAMES, clients, federation, net
 from flwr.app import Context, Message, MessageType, RecordDict
 from flwr.app.error import Error
+from flwr.supercore.task_identity import TaskIdentity
 
 from jostle import JostleError
 from jostle.federated import FedAvg, FedSpeed, Local, Scaffold
 from jostle.federated.flower import make_client_app, make_server_app, make_strategy, memory_path
 from jostle.federated.flower.records import read, record
+
+
+@pytest.fixture(autouse=True)
+def a_server_process(monkeypatch) -> None:
+    """What Flower sets in the process of a ServerApp before it runs: who sends its messages."""
+    for name, value in (("_task_id", 1), ("_run_id", 7), ("_node_id", 1)):
+        monkeypatch.setattr(TaskIdentity, name, value)
+
 
 STEPS = Local(lr=0.2, lr_decay=0.9, epochs=2, batch_size=5, weight_decay=1e-2)
 SIZES = (12, 7, 9, 12)

@@ -117,10 +117,10 @@ def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> Non
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedDyn(prox_mu=1.0), Scaffold(), FedADMM(prox_mu=1.0)], ids=lambda a: a.name
+    "algorithm", [FedDyn(prox_mu=2.0), Scaffold(), FedADMM(prox_mu=2.0)], ids=lambda a: a.name
 )
 def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
-    course = walk(algorithm, 500, settings={"fraction": 0.4})
+    course = walk(algorithm, 260, settings={"fraction": 0.4})
     assert course.history[-1]["active"] == 2
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
@@ -128,7 +128,7 @@ def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
 def test_the_printed_aggregation_does_not_converge_with_absent_clients() -> None:
     algorithm = FedSpeed(prox_mu=1.0, alpha=0.0, aggregation="active")
     with pytest.warns(UserWarning) as told:
-        course = walk(algorithm, 500, settings={"fraction": 0.4})
+        course = walk(algorithm, 200, settings={"fraction": 0.4})
     assert "does not converge" in str(told[0].message)
     errors = []
     for _ in range(50):
@@ -144,14 +144,14 @@ def test_with_everybody_there_the_printed_aggregation_is_the_same() -> None:
 
 @pytest.mark.parametrize(("alpha", "share"), [(1.0, 1.0), (0.5, 0.5)])
 def test_raw_ascent_moves_the_minimum_as_predicted(alpha, share) -> None:
-    course = walk(FedSpeed(prox_mu=1.0, rho=0.05, alpha=alpha, ascent="raw"), 400)
+    course = walk(FedSpeed(prox_mu=1.0, rho=0.05, alpha=alpha, ascent="raw"), 250)
     moved = PROBLEM.minimiser(share * 0.05 * PROBLEM.A @ PROBLEM.A)
     assert (course.server.x - moved).abs().max() < 1e-10
     assert (moved - PROBLEM.minimiser()).abs().max() > 1e-3
 
 
 def test_one_client_one_step() -> None:
-    problem = Problem(m=1)
+    problem = Problem(clients=1)
     course = walk(FedDyn(prox_mu=3.0), 1, problem, steps=local(1, 0.1))
     step = -0.1 * problem.gradient(0, problem.start)
     assert (h(course, 0) - step).abs().max() < 1e-15
@@ -176,11 +176,11 @@ def test_after_one_step_of_everybody_a_variate_is_the_gradient() -> None:
 
 
 @pytest.mark.parametrize(
-    "algorithm", [FedDyn(prox_mu=1.0), Scaffold(), FedADMM(prox_mu=1.0)], ids=lambda a: a.name
+    "algorithm", [FedDyn(prox_mu=2.0), Scaffold(), FedADMM(prox_mu=2.0)], ids=lambda a: a.name
 )
 def test_lost_replies_do_no_harm(algorithm) -> None:
-    course = walk(algorithm, 400, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
-    assert sum(row["active"] - row["accepted"] for row in course.history) > 80
+    course = walk(algorithm, 260, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
+    assert sum(row["active"] - row["accepted"] for row in course.history) > 40
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
 
@@ -200,7 +200,7 @@ def test_weights_of_the_correction_choose_the_objective() -> None:
     problem.clients = [
         (torch.cat([x] * (i + 1)), torch.zeros(i + 1)) for i, (x, _) in enumerate(problem.clients)
     ]
-    course = walk(FedDyn(prox_mu=1.0), 300, problem, {"client_weights": "samples"}, local(3))
+    course = walk(FedDyn(prox_mu=2.0), 150, problem, {"client_weights": "samples"}, local(2))
     p = torch.arange(1.0, 6, dtype=torch.float64) / 15
     A = p[:, None, None] * problem.A
     best = torch.linalg.solve(A.sum(0), torch.einsum("mij,mj->i", A, problem.b))
@@ -208,7 +208,7 @@ def test_weights_of_the_correction_choose_the_objective() -> None:
 
 
 def test_at_the_minimum_nothing_moves_and_nothing_is_nan() -> None:
-    problem = Problem(m=2)
+    problem = Problem(clients=2)
     problem.clients = [problem.clients[0]] * 2
     assert torch.equal(walk(FedSAM(), 3, problem, start=problem.b[0]).server.x, problem.b[0])
     # A normalised ascent has no fixed point: rounding starts it, and it circles within about its radius.

@@ -10,7 +10,7 @@ from torch import Tensor
 from jostle.core.errors import JostleError
 from jostle.federated.clients import Plan
 from jostle.federated.dropout import Noise, listen, masks
-from jostle.federated.flat import _RECORD_AFTER, FlatModel
+from jostle.federated.flat import FlatModel
 from jostle.federated.local import Gradient
 from jostle.federated.randomness import DROPOUT, torch_stream
 
@@ -83,10 +83,10 @@ def choose(
             flat.one(v[i : i + 1], x[i : i + 1], y[i : i + 1], tuple(mask[i : i + 1] for mask in drop))
 
     try:
-        for _ in range(_RECORD_AFTER):
-            together()
+        together()
     except JostleError as error:
         return "sequential", str(error)
+    flat.record(v, x, y, drop)
     apart()
     return ("batched" if _best(together, flat.device) <= _best(apart, flat.device) else "sequential"), ""
 

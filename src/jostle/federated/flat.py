@@ -17,7 +17,7 @@ Loss = Callable[[Any, Tensor], Tensor]
 """From the model's output and the targets of a batch to the mean loss."""
 
 # A graph is recorded when its shapes have come this often: recording costs as much as some fifty calls.
-_RECORD_AFTER = 4
+_RECORD_AFTER = 32
 
 
 class FlatModel:
@@ -113,7 +113,7 @@ class FlatModel:
                 return self._recorded[key](v, x, y, noise)
             self._seen[key] += 1
             if self._seen[key] == _RECORD_AFTER:
-                self._recorded[key] = self._record(v, x, y, noise)
+                self.record(v, x, y, noise)
             return self._plain(v, x, y, noise)
 
     def _plain(self, v: Tensor, x: Tensor, y: Tensor, noise: Noise) -> tuple[Tensor, Tensor]:
@@ -130,14 +130,17 @@ class FlatModel:
             ) from error
         return torch.cat([g.reshape(len(v), -1) for g in grads], 1).to(self.dtype), values.to(self.dtype)
 
-    def _record(self, v: Tensor, x: Tensor, y: Tensor, noise: Noise) -> Callable[..., Any]:
+    def record(self, v: Float[Tensor, "s D"], x: Tensor, y: Tensor, noise: Noise = ()) -> None:
+        """Record the operations of `batched` for inputs of these shapes, to be replayed from now on."""
         from torch.fx.experimental.proxy_tensor import make_fx
 
+        key = (x.shape, x.dtype, y.shape, y.dtype, len(noise))
         try:
-            # A plain function: a bound method would be traced with its `self`.
-            return make_fx(lambda *given: self._plain(*given))(v, x, y, noise)
+            with torch.no_grad():
+                # A plain function: a bound method would be traced with its `self`.
+                self._recorded[key] = make_fx(lambda *given: self._plain(*given))(v, x, y, noise)
         except Exception:  # recording is an economy: whatever it cannot do, the plain call does
-            return self._plain
+            self._recorded[key] = self._plain
 
     def output(self, v: Float[Tensor, " D"], x: Tensor) -> Any:
         """What the network says in evaluation mode."""
