@@ -66,11 +66,11 @@ def certificates(folder, host="127.0.0.1"):
     (folder / "server.key").chmod(0o600)
 
 
-def environment(folder):
-    """No telemetry, no look for updates, nothing installed behind our back, and Flower's files in our folder."""
+def environment(folder, name):
+    """No telemetry, no look for updates, nothing installed behind our back; each process has files of its own."""
     return {
         **os.environ,
-        "FLWR_HOME": str(folder / "flwr"),
+        "FLWR_HOME": str(folder / f"flwr-{name}"),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
@@ -91,7 +91,11 @@ def start(folder, name, *command):
     program = str(Path(sys.executable).parent / command[0])
     with (folder / f"{name}.log").open("ab") as log:
         return subprocess.Popen(
-            [program, *command[1:]], env=environment(folder), stdout=log, stderr=log, start_new_session=True
+            [program, *command[1:]],
+            env=environment(folder, name),
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
 
@@ -116,7 +120,7 @@ def supernode(folder, port, client):
 
 def submit(folder, port, **settings):
     """Send the app to the SuperLink; `settings` are its run configuration."""
-    home = folder / "flwr"
+    home = folder / "flwr-submit"
     home.mkdir(exist_ok=True)
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n\n[superlink.here]\naddress = "127.0.0.1:{port}"\n'
@@ -126,7 +130,7 @@ def submit(folder, port, **settings):
     program = str(Path(sys.executable).parent / "flwr")
     sent = subprocess.run(
         [program, "run", str(APP), "here", "--run-config", words],
-        env=environment(folder), capture_output=True, text=True, timeout=120,
+        env=environment(folder, "submit"), capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     if sent.returncode:
         raise RuntimeError(f"flwr run failed:\n{sent.stdout}{sent.stderr}")

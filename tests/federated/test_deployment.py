@@ -104,7 +104,7 @@ def test_a_killed_supernode_comes_back(tmp_path, monkeypatch) -> None:
     deploy = loaded("fedapp_deploy", DOCS / "deploy.py")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(p for p in sys.path if p))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    rounds, out, port, running = 12, tmp_path / "network.safetensors", deploy.free_port(), []
+    rounds, out, port, running = 6, tmp_path / "network.safetensors", deploy.free_port(), []
     deploy.certificates(tmp_path)
     try:
         link = deploy.superlink(tmp_path, port)
@@ -112,7 +112,7 @@ def test_a_killed_supernode_comes_back(tmp_path, monkeypatch) -> None:
         deploy.listening(port, link)
         first, second = (deploy.supernode(tmp_path, port, client) for client in range(2))
         running += [first, second]
-        deploy.submit(tmp_path, port, rounds=rounds, out=str(out), timeout=30)
+        deploy.submit(tmp_path, port, rounds=rounds, out=str(out), timeout=60)
         until, state = time.monotonic() + 300, None
         while state is None and time.monotonic() < until:
             found = list((tmp_path / "state").glob("run-*/client-1.safetensors"))
