@@ -49,16 +49,18 @@ def make_client_app(
     """
     app = cast(Any, optional("flwr.clientapp", "federated")).ClientApp()
     # Made once a process, at the first message.
-    made: dict[str, Any] = {}
+    models: list[FlatModel] = []
+    data: dict[int, tuple[Tensor, Tensor]] = {}
 
     def held(client: int) -> tuple[FlatModel, tuple[Tensor, Tensor]]:
-        if client not in made:
-            made.setdefault("flat", FlatModel(model_fn(), loss))
-            flat = made["flat"]
+        if not models:
+            flat = FlatModel(model_fn(), loss)
             require(not flat.running, "model has running statistics: use replace_batchnorm(model, groups=2)")
+            models.append(flat)
+        if client not in data:
             x, y = Population(data_fn, client + 1).load(client)
-            made[str(client)] = (x.to(flat.device), y.to(flat.device))
-        return made["flat"], made[str(client)]
+            data[client] = x.to(models[0].device), y.to(models[0].device)
+        return models[0], data[client]
 
     @app.query()
     def query(message: Message, context: Context) -> Message:
@@ -69,7 +71,7 @@ def make_client_app(
     @app.train()
     def fit(message: Message, context: Context) -> Message:
         client = partition_id(context)
-        flat, data = held(client)
+        flat, mine = held(client)
         tensors, note = read(message.content)
         require(
             note["algorithm"] == repr(algorithm),
@@ -78,7 +80,7 @@ def make_client_app(
         folder = state_dir or context.node_config.get("state-dir")
         path = None if folder is None else memory_path(str(folder), context.run_id, client)
         memory = _from_context(context) if path is None else Memory.load(path)
-        reply, memory = _answer(algorithm, flat, data, client, tensors, note, memory)
+        reply, memory = _answer(algorithm, flat, mine, client, tensors, note, memory)
         # Kept before the reply leaves: a process that dies in between has not told anybody yet.
         if path is None:
             _to_context(context, memory)
