@@ -8,12 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jostle.core.budgets import L2
+from jostle.core.columns import cast, length
 from jostle.core.errors import require
 
 Ascent = Literal["normalized", "raw"]
 
-_BALL = L2(1.0)
 # Below this length a gradient is noise, and the ascent fades instead of blowing it up to the radius.
 _QUIET = 1e-7
 
@@ -138,8 +137,8 @@ class Algorithm:
 def sam(g: Float[Tensor, "s D"], rho: float, ascent: Ascent = "normalized") -> Float[Tensor, "s D"]:
     """The ascent step of SAM: `rho*g/(|g| + 1e-7)`, or `rho*g` where it is raw.
 
-    The length is that of all parameters together, one a client (Foret et al. 2021; the steepest step of the
-    L2 budget).
+    The length is that of all parameters together, one a client (Foret et al. 2021): the steepest step of an L2
+    budget, which fades where the gradient is no more than noise.
 
     **Arguments:** `g`: gradients. `rho`: radius, at least 0. `ascent`: `"normalized"` or `"raw"`.
 
@@ -149,9 +148,7 @@ def sam(g: Float[Tensor, "s D"], rho: float, ascent: Ascent = "normalized") -> F
     """
     if ascent == "raw":
         return rho * g
-    unit = _BALL.steepest(g)
-    size = (unit * g).sum(-1, keepdim=True)
-    return unit * (rho * size / (size + _QUIET))
+    return g * cast(rho / (length(g) + _QUIET), g)
 
 
 def check_sam(rho: float, ascent: str) -> None:

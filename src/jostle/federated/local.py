@@ -142,11 +142,13 @@ def _step(
     d = algorithm.direction(v, g1, g2, round)
     if local.clip_mode == "official" and offset is not None:
         d = d + offset
-    if local.clip_mode is not None:
+    v.mul_(1 - round.lr * (algorithm.pull + local.weight_decay))
+    if local.clip_mode is None:
+        v.sub_(d, alpha=round.lr)
+    else:
         norm = torch.linalg.vector_norm(d, dim=-1, keepdim=True)
-        d = d * (local.max_norm / (norm + 1e-6)).clamp_max(1.0)
+        # The clipped gradient is never formed: a pass over all parameters is what a small step costs.
+        v.addcmul_(d, (local.max_norm / (norm + 1e-6)).clamp_max(1.0), value=-round.lr)
     if local.clip_mode != "official" and offset is not None:
-        d = d + offset
-    keep = 1 - round.lr * (algorithm.pull + local.weight_decay)
-    v.mul_(keep).sub_(d, alpha=round.lr)
+        v.sub_(offset, alpha=round.lr)
     return loss
