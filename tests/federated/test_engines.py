@@ -6,7 +6,7 @@ from federated.problems import EQUAL, FAMILY, NAMES, RAGGED, clients, federation
 from torch import nn
 
 from jostle import JostleError
-from jostle.federated import FedAvg, Federation, FedSpeed, Local, Scaffold, losing
+from jostle.federated import Algorithm, FedAvg, Federation, FedSpeed, Local, Scaffold, losing
 
 STEPS = Local(lr=0.2, lr_decay=0.9, epochs=2, batch_size=4, weight_decay=1e-2, max_norm=0.5)
 
@@ -209,3 +209,27 @@ def test_a_checkpoint_goes_on_bit_by_bit(algorithm, tmp_path) -> None:
     assert torch.equal(whole.server.x, again.server.x)
     rows = [[{k: v for k, v in row.items() if k != "seconds"} for row in c.history] for c in (whole, again)]
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("engine", ["sequential", "batched"])
+def test_an_algorithm_of_ones_own(engine) -> None:
+    """Weight decay written as a direction that is the model itself."""
+
+    class Shrink(Algorithm):
+        def direction(self, v, g1, g2, round):
+            return v
+
+    fed = federation(fraction=1.0, engine=engine)
+    found = final(fed, Shrink(), 2, Local(lr=0.1, epochs=1, batch_size=12, clip_mode=None))
+    assert torch.allclose(found, 0.9**2 * fed.flat.start, atol=1e-15)
+
+
+def test_progress_is_told_even_when_nobody_answers() -> None:
+    seen = []
+    federation(transport=lambda reply: []).run(FedAvg(), rounds=2, callback=lambda *told: seen.append(told))
+    federation(test=clients((20,))[0]).run(FedAvg(), rounds=1, callback=lambda *told: seen.append(told))
+    assert (
+        [s[:2] for s in seen] == [(1, 2), (2, 2), (1, 1)]
+        and seen[0][2] == "no reply"
+        and "accuracy" in seen[2][2]
+    )

@@ -215,8 +215,12 @@ class Federation:
             if checkpoint is not None and (done % checkpoint_every == 0 or done == rounds):
                 course.save(checkpoint)
             if callback is not None:
-                score = row.get("accuracy")
-                callback(
-                    done, rounds, f"loss {row['loss']:.3f}" if score is None else f"accuracy {score:.1%}"
-                )
+                callback(done, rounds, _figure(row))
         return Federated(self.flat.built(course.server.x), course.history, course)
+
+
+def _figure(row: Row) -> str:
+    """What a progress bar shows of a round."""
+    if row.get("accuracy") is not None:
+        return f"accuracy {row['accuracy']:.1%}"
+    return "no reply" if row["loss"] is None else f"loss {row['loss']:.3f}"

@@ -142,6 +142,8 @@ def _step(
     d = algorithm.direction(v, g1, g2, round)
     if local.clip_mode == "official" and offset is not None:
         d = d + offset
+    if d.data_ptr() == v.data_ptr():  # an algorithm may hand back the model itself, which is about to move
+        d = d.clone()
     v.mul_(1 - round.lr * (algorithm.pull + local.weight_decay))
     if local.clip_mode is None:
         v.sub_(d, alpha=round.lr)
