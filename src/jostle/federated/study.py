@@ -1,7 +1,8 @@
 """The study of "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy"."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -102,7 +103,8 @@ PAPER = replace(
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """The exact checks, the trainings, and what they add up to."""
-    limits = run.stage("limits", lambda stage: exact.quadratics(config.limit_rounds))
+    with _on_purpose():
+        limits = run.stage("limits", lambda stage: exact.quadratics(config.limit_rounds))
     engines = run.stage("engines", lambda stage: exact.engines())
     found = run.stage("trainings", lambda stage: _trainings(config, run, stage))
     table = run.stage("partition", lambda stage: dealt(_task(config, run, "fedavg", 0)).table)
@@ -173,11 +175,17 @@ def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
 
 
 def _quietly(task: Task) -> dict[str, Any]:
-    """Without the warning about the printed aggregation, which is here on purpose."""
+    with _on_purpose():
+        return train_task(task)
+
+
+@contextmanager
+def _on_purpose() -> Iterator[None]:
+    """Without the warnings about the printed aggregation and its long corrections, which the study shows."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "aggregation='active' does not converge")
         warnings.filterwarnings("ignore", "the mean correction is longer than the model")
-        return train_task(task)
+        yield
 
 
 def _task(config: Config, run: Run, algorithm: str, i: int, checkpoint: str = "") -> Task:
