@@ -78,14 +78,14 @@ def accuracy(curves: Curves, target: float) -> Figure:
     **Arguments:** `curves`: histories. `target`: drawn as a dotted line.
     """
     with house_style():
-        made, axes = figure(1, 1, (6.4, 3.8))
+        made, axes = figure(1, 1, (6.4, 4.0))
         counted = {
             n: [[{**row, "count": row["round"] + 1} for row in one] for one in s] for n, s in curves.items()
         }
         _lines(axes, counted, "count", 1.0, target)
         axes.set_xlabel("communication round")
         axes.set_ylabel("test accuracy")
-        axes.legend(loc="lower right", ncols=2)
+        made.legend(loc="outside lower center", ncols=3)
     return made
 
 
