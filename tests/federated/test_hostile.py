@@ -91,7 +91,7 @@ def test_a_client_that_lost_its_vectors_resets_the_federation_and_the_limit_is_r
     course.memories[3] = Memory()
     row = course.advance()
     assert row["reset"] and "has lost its state" in row["refused"][0] and course.server.generation == 1
-    for _ in range(200):
+    for _ in range(150):
         course.advance()
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
