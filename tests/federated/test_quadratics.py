@@ -108,7 +108,7 @@ def test_full_participation_is_heavy_ball_momentum() -> None:
 def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> None:
     course, best = walk(FedDyn(prox_mu=2.0), 120), PROBLEM.minimiser()
     assert (course.server.x - best).abs().max() < 1e-12
-    g = torch.stack([-h(course, i) for i in range(5)])
+    g = torch.stack([-2.0 * h(course, i) for i in range(5)])
     assert g.sum(0).abs().max() < 1e-12
     wanted = torch.stack([PROBLEM.gradient(i, best) for i in range(5)])
     assert (g - wanted).abs().max() < 1e-11

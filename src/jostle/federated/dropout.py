@@ -111,8 +111,10 @@ def masks(
 ) -> Noise:
     """Masks of 0 and `1/(1-p)`, drawn on the CPU so that they are the same on every device.
 
-    >>> masks([(torch.Size([2]), 0.5)], torch.Generator().manual_seed(0), torch.float32, torch.device("cpu"))
-    (tensor([2., 0.]),)
+    >>> wanted = [(torch.Size([1000]), 0.5)]
+    >>> (mask,) = masks(wanted, torch.Generator().manual_seed(0), torch.float32, torch.device("cpu"))
+    >>> sorted(set(mask.tolist()))
+    [0.0, 2.0]
     """
     made = []
     for shape, rate in wanted:

@@ -134,7 +134,9 @@ class Federation:
         )
         require(evaluate_every >= 1, f"evaluate_every must be at least 1, but {evaluate_every} came")
         self.test = test.tensors() if isinstance(test, Images) else test
-        self.seed, self.fraction, self.sampling, self.engine = seed, fraction, sampling, engine
+        self.seed, self.fraction = seed, fraction
+        self.sampling: Sampling = sampling
+        self.engine: Engine = engine
         self.client_chunk, self.on_bad_client, self.on_empty = client_chunk, on_bad_client, on_empty
         self.on_lost_state, self.transport, self.keep_states = on_lost_state, transport, keep_states
         self.augment, self.evaluate_every = augment, evaluate_every

@@ -59,9 +59,9 @@ class Split:
 
         path = Path(path)
         require(path.suffix == self.suffix, f"path must end in {self.suffix}, but {path.name} came")
-        arrays = {f"client_{i}": part.numpy() for i, part in enumerate(self.parts)}
+        arrays: dict[str, Any] = {f"client_{i}": part.numpy() for i, part in enumerate(self.parts)}
         with whole(path) as draft, draft.open("wb") as file:
-            np.savez(file, test=self.test.numpy(), **arrays)
+            np.savez(file, **arrays, test=self.test.numpy())
         return path
 
     @classmethod

@@ -48,7 +48,8 @@ class FederatedStrategy(Strategy):
         samples_decide: bool,
     ) -> None:
         self.server, self.flat, self.local = server, flat, local
-        self.fraction, self.sampling, self.seed = fraction, sampling, seed
+        self.fraction, self.seed = fraction, seed
+        self.sampling: Sampling = sampling
         self.on_lost_state, self.checkpoint, self.patience = on_lost_state, checkpoint, patience
         self.samples_decide = samples_decide
         self.history: list[dict[str, Any]] = []
