@@ -21,10 +21,10 @@ _QUIET = 1e-7
 class Round:
     """What an algorithm sees of the round it is in.
 
-    `t`: the round, from 0. `lr`: the local learning rate. `clients`: how many there are in all (`m`). `share`:
-    active clients over all of them. `start`: the server's model at the start of the round, `(D,)`. `server`: the
-    server's vectors that travel with it, each `(D,)`. `client`: the vectors that the clients keep, each `(s, D)`;
-    a private copy, which the algorithm may move as it trains. `steps`: local steps of each client, `(s, 1)`.
+    `t`: the round, from 0. `lr`: the local learning rate. `clients`: how many there are in all (`m`). `start`:
+    the server's model at the start of the round, `(D,)`. `server`: the server's vectors that travel with it, each
+    `(D,)`. `client`: the vectors that the clients keep, each `(s, D)`; a private copy, which the algorithm may move
+    as it trains. `steps`: local steps of each client, `(s, 1)`.
     """
 
     t: int
@@ -34,7 +34,6 @@ class Round:
     server: dict[str, Tensor] = field(default_factory=dict)
     client: dict[str, Tensor] = field(default_factory=dict)
     steps: Tensor = field(default_factory=lambda: torch.ones(1, 1))
-    share: float = 1.0
 
 
 @dataclass(frozen=True)

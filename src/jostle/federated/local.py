@@ -1,7 +1,7 @@
 """The local steps of a round, for one client or for many in step."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -118,9 +118,7 @@ def _alike(plans: Sequence[Plan], k: int) -> list[list[int]]:
 def _rows(round: Round, same: list[int]) -> Round:
     """The round as some of its clients see it."""
     client = {name: value[same] for name, value in round.client.items()}
-    return Round(
-        round.t, round.lr, round.clients, round.start, round.server, client, round.steps[same], round.share
-    )
+    return replace(round, client=client, steps=round.steps[same])
 
 
 def _step(

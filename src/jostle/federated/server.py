@@ -81,9 +81,8 @@ class Server:
     def round(self, client: Mapping[str, Tensor] | None = None, steps: Tensor | None = None) -> Round:
         """The round as the algorithm sees it, at a client or here."""
         steps = torch.ones(1, 1, dtype=self.x.dtype, device=self.x.device) if steps is None else steps
-        share = len(self._active) / len(self.ids)
         down = {name: self.vectors[name] for name in self.algorithm.broadcast}
-        return Round(self.t, self._lr, len(self.ids), self.x, down, dict(client or {}), steps, share)
+        return Round(self.t, self._lr, len(self.ids), self.x, down, dict(client or {}), steps)
 
     def last(self, client: int) -> int:
         """The last round whose reply from this client was accepted, -1 for none."""

@@ -158,7 +158,6 @@ def _answer(
         {name: tensors[f"vector.{name}"].to(flat.device) for name in algorithm.broadcast},
         {slot: held.get(slot, torch.zeros_like(x)).to(flat.device)[None] for slot in algorithm.client_slots},
         torch.full((1, 1), float(len(plan)), dtype=x.dtype, device=x.device),
-        note["active"] / note["clients"],
     )
     noise = noise_of(flat, note["seed"], t, [client], [data], [plan])
     v, losses = train(algorithm, flat.one, [data], [plan], round, local, noise)

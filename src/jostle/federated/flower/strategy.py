@@ -92,7 +92,6 @@ class FederatedStrategy(Strategy):
             "local": asdict(self.local),
             "seed": self.seed,
             "clients": len(server.ids),
-            "active": len(self._active),
             "keep_states": server.keep_states,
         }
         messages = []
