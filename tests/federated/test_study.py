@@ -16,7 +16,7 @@ TINY = {
     "seeds": 2,
     "algorithms": ("fedavg", "fedsam", "scaffold", "feddyn", "fedspeed"),
     "intervals": (1,),
-    "limit_rounds": 320,
+    "limit_rounds": 400,
     "target": 0.3,
     "jobs": 1,
 }
