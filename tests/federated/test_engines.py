@@ -127,6 +127,32 @@ def test_dropout_is_the_same_in_both_engines(layer) -> None:
     assert not torch.equal(one, final(federation(RAGGED, model=model(), seed=4), FedSpeed()))
 
 
+class Functional(nn.Module):
+    """Dropout as a function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net[2](nn.functional.dropout(self.net[:2](x), 0.4, self.training))
+
+
+def test_dropout_as_a_function_is_found_and_seeded() -> None:
+    found = []
+    for engine in ("batched", "sequential", "sequential"):
+        torch.manual_seed(len(found))  # which must not matter
+        found.append(final(federation(model=Functional(), engine=engine), FedSpeed()))
+    assert torch.equal(found[1], found[2]) and (found[0] - found[1]).abs().max() < 1e-13
+    assert (found[0] - final(federation(), FedSpeed())).abs().max() > 1e-4
+
+
+def test_layers_that_drop_inside_are_refused() -> None:
+    model = nn.Sequential(nn.LSTM(5, 4, num_layers=2, dropout=0.3).double())
+    with pytest.raises(JostleError, match="layer '0' \\(LSTM\\) drops units inside"):
+        federation(model=model)
+
+
 def test_whole_channels_are_dropped_alike() -> None:
     model = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3, dtype=torch.float64), nn.Dropout1d(0.5),
                           nn.Flatten(), nn.Linear(12, 3, dtype=torch.float64))  # fmt: skip

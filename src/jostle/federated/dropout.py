@@ -17,6 +17,8 @@ Noise = tuple[Tensor, ...]
 def has_dropout(module: nn.Module) -> bool:
     """Whether a layer of the network drops units in training.
 
+    **Raises:** `JostleError` for layers that drop inside of themselves, where no mask can be handed in.
+
     >>> has_dropout(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
     True
     """
@@ -29,6 +31,13 @@ def has_dropout(module: nn.Module) -> bool:
         require(
             not isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout),
             f"layer {name!r} is {type(layer).__name__}, whose masks cannot be handed in: use nn.Dropout",
+        )
+    for name, layer in module.named_modules():
+        inside = isinstance(layer, nn.MultiheadAttention | nn.RNNBase) and layer.dropout > 0
+        require(
+            not inside,
+            f"layer {name!r} ({type(layer).__name__}) drops units inside of itself, where masks cannot be handed "
+            "in: set its dropout to 0 and put nn.Dropout around it",
         )
     return bool(dropping)
 

@@ -41,6 +41,9 @@ def noise_of(
     plans: list[Plan],
 ) -> Callable[[int, int], Noise] | None:
     """Dropout masks that depend on seed, round, client and step alone; `None` for a network without dropout."""
+    if flat.dropout is None:
+        x = data[0][0]
+        flat.dropout = bool(listen(flat.module, x[plans[0].at(0).to(x.device)]))
     if not flat.dropout:
         return None
     shapes: dict[int, list[tuple[torch.Size, float]]] = {}

@@ -61,7 +61,8 @@ class FlatModel:
         for parameter, part in zip(self.parameters, self._vector.split(self.sizes), strict=True):
             parameter.data = part.view(parameter.shape)
         self.running = running_statistics(self.module)
-        self.dropout = has_dropout(self.module)
+        # Layers tell; dropout as a function is found out by listening to the first batch.
+        self.dropout: bool | None = has_dropout(self.module) or None
         self._seen: Counter[Any] = Counter()
         self._recorded: dict[Any, Callable[..., Any]] = {}
         self._many = vmap(grad_and_value(self._loss))
