@@ -156,6 +156,9 @@ def test_resuming_another_federation_is_refused(tmp_path) -> None:
         federation().run(FedAvg(), rounds=3, resume=path)
     with pytest.raises(JostleError, match="made with local"):
         federation().run(FedSpeed(), rounds=3, resume=path, lr=0.3)
+    with pytest.raises(JostleError, match="rounds must be at least the checkpoint's 2, but 1 came"):
+        federation().run(FedSpeed(), rounds=1, resume=path)
+    assert len(federation().run(FedSpeed(), rounds=2, resume=path).history) == 2  # nothing left to do
     path.write_bytes(b"junk")
     with pytest.raises(JostleError, match="cannot be read"):
         federation().run(FedSpeed(), rounds=3, resume=path)

@@ -16,12 +16,12 @@ TINY = {
     "seeds": 2,
     "algorithms": ("fedavg", "fedsam", "scaffold", "feddyn", "fedspeed"),
     "intervals": (1,),
-    "limit_rounds": 400,
+    "limit_rounds": 60,
     "target": 0.3,
     "jobs": 1,
 }
 
-EXACT = ("FED-C6", "FED-C7", "FED-D2")
+EXACT = ("FED-C6", "FED-C7")  # what does not hang on how long it runs
 
 
 @pytest.mark.study

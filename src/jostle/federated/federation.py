@@ -1,7 +1,6 @@
 """A federation: a network, a loss and clients with data of their own, ready for any algorithm."""
 
 import json
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -209,8 +208,8 @@ class Federation:
         course = self.start(algorithm, local)
         if resume is not None:
             course.load(resume)
-            if course.server.t >= rounds:
-                warnings.warn(f"the checkpoint has {course.server.t} rounds already", stacklevel=2)
+            done = course.server.t
+            require(done <= rounds, f"rounds must be at least the checkpoint's {done}, but {rounds} came")
         while course.server.t < rounds:
             row = course.advance()
             done = course.server.t
