@@ -81,6 +81,15 @@ ROOMS: dict[str, Room] = {
             ("sklearn", "pyarrow"),
         ),
         Room(
+            "federated",
+            "Federated optimisation",
+            "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy",
+            2023,
+            "2302.10429",
+            "One network trained over many clients whose data stay with them, in fewer rounds.",
+            ("mlxtend",),
+        ),
+        Room(
             "timescales",
             "Timescales of memory networks",
             "Emergent mechanisms for long timescales depend on training curriculum "

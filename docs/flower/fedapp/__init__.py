@@ -1,0 +1,1 @@
+"""FedSpeed on Flower: two clients with handwritten digits."""

@@ -1,0 +1,273 @@
+"""The study of "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy"."""
+
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from jostle.federated import exact, figures
+from jostle.federated.claims import CLAIMS
+from jostle.federated.engines import Engine
+from jostle.federated.experiments import Task, dealt, train_task
+from jostle.federated.networks import Network
+from jostle.federated.partition import Scheme
+from jostle.federated.sampling import Sampling
+from jostle.lab.engines import Engine as Workers
+from jostle.lab.engines import parallel
+from jostle.lab.runs import Run, Stage
+from jostle.lab.study import Study
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study.
+
+    `seeds`: of each algorithm, counted from `seed`. `algorithms`: by name. `data`, `test_data`: labelled images by
+    name or path; without `test_data` a fifth of `data` is kept. `count`: how many images, 0 for all. `intervals`:
+    local epochs of the sweep, with `interval_seeds` seeds. `target`: accuracy whose first round is looked for.
+    `limit_rounds`: of the runs on quadratics. `jobs`: trainings at a time, through `workers`.
+    """
+
+    seed: int = 20
+    seeds: int = 3
+    algorithms: tuple[str, ...] = ("fedavg", "fedsam", "scaffold", "feddyn", "fedspeed")
+    data: str = "mnist5k"
+    test_data: str = ""
+    count: int = 0
+    size: int = 0
+    network: Network = "mlp"
+    clients: int = 50
+    scheme: Scheme = "dirichlet"
+    concentration: float = 0.1
+    fraction: float = 0.1
+    sampling: Sampling = "bernoulli"
+    rounds: int = 60
+    epochs: int = 5
+    batch: int = 20
+    lr: float = 0.1
+    lr_decay: float = 0.998
+    weight_decay: float = 1e-3
+    prox_mu: float = 0.1
+    rho: float = 0.1
+    target: float = 0.88
+    intervals: tuple[int, ...] = (1, 10)
+    interval_seeds: int = 1
+    printed: bool = True
+    limit_rounds: int = 400
+    engine: Engine = "batched"
+    device: str = "cpu"
+    augment: bool = False
+    evaluate_every: int = 1
+    jobs: int = 2
+    workers: Workers = "loky"
+
+
+QUICK = Config()
+GPU = replace(
+    QUICK,
+    seeds=1,
+    data="cifar10-jpeg.zip::train",
+    test_data="cifar10-jpeg.zip::test",
+    network="resnet18",
+    clients=100,
+    concentration=0.3,
+    sampling="fixed",
+    rounds=200,
+    batch=50,
+    target=0.6,
+    intervals=(),
+    device="cuda",
+    augment=True,
+    evaluate_every=5,
+    jobs=1,
+)
+PAPER = replace(
+    GPU,
+    sampling="bernoulli",
+    rounds=1000,
+    target=0.75,
+    evaluate_every=1,
+    intervals=(1, 2, 10, 20),
+    algorithms=(
+        *QUICK.algorithms,
+        "fedprox",
+        "fedadam",
+        "fedcm",
+        "mofedsam",
+        "fedgamma",
+        "fedsmoo",
+    ),
+)
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """The exact checks, the trainings, and what they add up to."""
+    with _on_purpose():
+        limits = run.stage("limits", lambda stage: exact.quadratics(config.limit_rounds))
+    engines = run.stage("engines", lambda stage: exact.engines())
+    found = run.stage("trainings", lambda stage: _trainings(config, run, stage))
+    table = run.stage("partition", lambda stage: dealt(_task(config, run, "fedavg", 0)).table)
+    curves = {name: [found[f"{name}/{i}"] for i in range(config.seeds)] for name in config.algorithms}
+    if config.printed:
+        curves["printed"] = [found["printed/0"]]
+    metrics: dict[str, Any] = {
+        "target": config.target,
+        "limits": {k: v for k, v in limits.items() if k != "curves"}
+        | {name: values[-1] for name, values in limits["curves"].items()},
+        "printed_band": max(limits["curves"]["over active clients only, as printed"][-50:]),
+        "engines": engines,
+        **{name: summary(rows, config.target) for name, rows in curves.items()},
+        "interval": _intervals(config, found),
+    }
+    _figures(config, run, curves, limits["curves"], table, metrics)
+    return metrics
+
+
+def summary(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float) -> dict[str, Any]:
+    """What the claims look at, one number a seed: last-ten mean, best, at round 20, and the first at the target."""
+    out: dict[str, list[Any]] = {
+        k: [] for k in ("last_ten", "best", "at_20", "rounds", "gradients", "bytes", "total_gradients")
+    }
+    for rows in seeds:
+        judged = [row for row in rows if row.get("accuracy") is not None]
+        scores = [row["accuracy"] for row in judged]
+        first = next((row for row in judged if row["accuracy"] >= target), None)
+        at_20 = next((row["accuracy"] for row in judged if row["round"] >= 19), scores[-1])
+        out["last_ten"].append(sum(scores[-10:]) / len(scores[-10:]))
+        out["best"].append(max(scores))
+        out["at_20"].append(at_20)
+        out["rounds"].append(None if first is None else first["round"] + 1)
+        out["gradients"].append(None if first is None else first["total_gradients"])
+        out["bytes"].append(None if first is None else first["total_bytes"])
+        out["total_gradients"].append(rows[-1]["total_gradients"])
+    return out
+
+
+def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
+    """All trainings, side by side; a killed run keeps those that are done and the rounds of those that are not."""
+    tasks = {
+        f"{name}/{i}": _task(config, run, name, i, f"{name}-{i}")
+        for name in config.algorithms
+        for i in range(config.seeds)
+    }
+    if config.printed:
+        settings = {"prox_mu": config.prox_mu, "rho": config.rho, "aggregation": "active"}
+        tasks["printed/0"] = replace(_task(config, run, "fedspeed", 0, "printed-0"), settings=settings)
+    for epochs in config.intervals:
+        for name in ("fedavg", "fedspeed"):
+            for i in range(config.interval_seeds):
+                tasks[f"{name}/{i}/{epochs}"] = replace(
+                    _task(config, run, name, i, f"{name}-{i}-{epochs}"), epochs=epochs
+                )
+    done: dict[str, Any] = stage.load() or {}
+    left = [name for name in tasks if name not in done]
+    with run.progress("trainings", len(tasks)) as advance:
+        advance("", steps=len(done))
+        for i, made in parallel(_quietly, [tasks[n] for n in left], engine=config.workers, jobs=config.jobs):
+            done[left[i]] = made["rows"]
+            stage.save(done)
+            advance(left[i])
+    for name in tasks:
+        for row in done[name]:
+            run.log(training=name, **row)
+    return {name: done[name] for name in tasks}
+
+
+def _quietly(task: Task) -> dict[str, Any]:
+    with _on_purpose():
+        return train_task(task)
+
+
+@contextmanager
+def _on_purpose() -> Iterator[None]:
+    """Without the warnings about the printed aggregation and its long corrections, which the study shows."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "aggregation='active' does not converge")
+        warnings.filterwarnings("ignore", "the mean correction is longer than the model")
+        yield
+
+
+def _task(config: Config, run: Run, algorithm: str, i: int, checkpoint: str = "") -> Task:
+    kept = run.folder / "checkpoints" / f"training-{checkpoint}.safetensors"
+    return Task(
+        algorithm=algorithm,
+        seed=config.seed + i,
+        settings={"prox_mu": config.prox_mu, "rho": config.rho},
+        data=config.data,
+        test_data=config.test_data,
+        count=config.count,
+        size=config.size,
+        network=config.network,
+        clients=config.clients,
+        scheme=config.scheme,
+        concentration=config.concentration,
+        fraction=config.fraction,
+        sampling=config.sampling,
+        rounds=config.rounds,
+        epochs=config.epochs,
+        batch=config.batch,
+        lr=config.lr,
+        lr_decay=config.lr_decay,
+        weight_decay=config.weight_decay,
+        engine=config.engine,
+        device=config.device,
+        augment=config.augment,
+        evaluate_every=config.evaluate_every,
+        checkpoint=str(kept) if checkpoint else "",
+    )
+
+
+def _intervals(config: Config, found: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
+    """Last-ten mean by local epochs, one a seed."""
+    out: dict[str, dict[str, list[float]]] = {}
+    for name in ("fedavg", "fedspeed"):
+        if not config.intervals or name not in config.algorithms:
+            continue
+        by_epochs = {
+            epochs: [found[f"{name}/{i}/{epochs}"] for i in range(config.interval_seeds)]
+            for epochs in config.intervals
+        }
+        by_epochs[config.epochs] = [found[f"{name}/{i}"] for i in range(config.interval_seeds)]
+        out[name] = {str(e): summary(by_epochs[e], config.target)["last_ten"] for e in sorted(by_epochs)}
+    return out
+
+
+def _figures(
+    config: Config,
+    run: Run,
+    curves: Mapping[str, Any],
+    limits: Mapping[str, Sequence[float]],
+    table: Sequence[Sequence[int]],
+    metrics: Mapping[str, Any],
+) -> None:
+    band = "; bands span the seeds" if config.seeds > 1 else ""
+    run.figure("accuracy", figures.accuracy(curves, config.target), f"Test accuracy by round{band}.")
+    run.figure(
+        "cost",
+        figures.costs({k: v for k, v in curves.items() if k != "printed"}, config.target),
+        "The same by what it costs: FedSpeed takes two gradients a step, SCAFFOLD sends two vectors down.",
+    )
+    run.figure(
+        "target",
+        figures.targets({name: metrics[name] for name in config.algorithms}, config.target),
+        f"Rounds and gradients until {config.target:.0%} is first reached; a dot a seed.",
+    )
+    run.figure(
+        "drift", figures.drift(curves), "How far clients move apart in a round, and their corrections."
+    )
+    if metrics["interval"]:
+        run.figure(
+            "interval",
+            figures.interval(metrics["interval"]),
+            "Mean accuracy of the last ten judged rounds by local epochs, at equal rounds.",
+        )
+    run.figure(
+        "limits",
+        figures.limits(limits),
+        "Distance from the minimiser on five quadratics, two of five clients a round.",
+    )
+    run.figure("partition", figures.bubbles(table), "Who holds what: samples by client and class.")
+
+
+STUDY = Study("federated", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)

@@ -1,0 +1,81 @@
+"""The study end to end on a few digits: every claim judged, every figure there, resumption exact."""
+
+import json
+
+import pytest
+
+from jostle import lab
+from jostle.federated import study
+
+TINY = {
+    "count": 500,
+    "clients": 10,
+    "fraction": 0.3,
+    "rounds": 4,
+    "epochs": 2,
+    "seeds": 2,
+    "algorithms": ("fedavg", "fedsam", "scaffold", "feddyn", "fedspeed"),
+    "intervals": (1,),
+    "limit_rounds": 60,
+    "target": 0.3,
+    "jobs": 1,
+}
+
+EXACT = ("FED-C6", "FED-C7")  # what does not hang on how long it runs
+
+
+@pytest.mark.study
+def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch) -> None:
+    whole = lab.run("federated", "quick", root=tmp_path / "whole", **TINY)
+    wanted = json.loads((whole.folder / "result.json").read_text())["metrics"]
+    claims = {c["id"]: c["verdict"] for c in json.loads((whole.folder / "claims.json").read_text())}
+    assert list(claims) == [claim.id for claim in study.CLAIMS]
+    assert {claims[i] for i in EXACT} == {"holds"} and claims["FED-C1"] == "not-tested"
+    figures = json.loads((whole.folder / "figures" / "figures.json").read_text())
+    assert [f["name"] for f in figures] == [
+        "accuracy",
+        "cost",
+        "target",
+        "drift",
+        "interval",
+        "limits",
+        "partition",
+    ]
+    assert all((whole.folder / "figures" / f["file"]).exists() for f in figures)
+
+    calls, work = [], study.train_task
+
+    def cut(task):
+        calls.append(task)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return work(task)
+
+    monkeypatch.setattr(study, "train_task", cut)
+    with pytest.raises(KeyboardInterrupt):
+        lab.run("federated", "quick", root=tmp_path / "cut", **TINY)
+    (folder,) = (tmp_path / "cut" / "federated").iterdir()
+    resumed = lab.resume(folder)
+    assert json.loads((resumed.folder / "result.json").read_text())["metrics"] == wanted
+
+
+@pytest.mark.study
+def test_fedspeed_gains_what_was_measured() -> None:
+    """The small setting with one seed of the study's, and the printed aggregation beside it (spec, check 18)."""
+    from jostle.federated.experiments import Task, train_task
+
+    def accuracies(name, **settings):
+        rows = train_task(Task(name, 20, settings, rounds=40))["rows"]
+        return [row["accuracy"] for row in rows]
+
+    speed, average = accuracies("fedspeed"), accuracies("fedavg")
+    with pytest.warns(UserWarning):
+        printed = accuracies("fedspeed", aggregation="active")
+    last = [sum(a[-10:]) / 10 for a in (speed, average, printed)]
+    assert last[0] - last[1] >= 0.03 and speed[19] - average[19] >= 0.04 and last[0] - last[2] >= 0.15
+
+
+@pytest.mark.parametrize("preset", ["gpu", "paper"])
+def test_the_larger_presets_say_what_they_need(preset) -> None:
+    config = study.STUDY.config(preset)
+    assert config.network == "resnet18" and config.device == "cuda" and config.data.startswith("cifar10")
