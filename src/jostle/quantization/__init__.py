@@ -2,9 +2,29 @@
 
 from jostle.quantization.convert import quantize, to_integer
 from jostle.quantization.dyadic import dyadic
+from jostle.quantization.engines import Deployed, deploy
 from jostle.quantization.integer import IntegerModel
 from jostle.quantization.network import QuantConfig, Quantised, prepare
+from jostle.quantization.onnx_export import export
 from jostle.quantization.quantisers import Grid
 from jostle.quantization.tracing import trace
+from jostle.quantization.verifying import Audit, Verification, audit, verify_engine
 
-__all__ = ["Grid", "IntegerModel", "QuantConfig", "Quantised", "dyadic", "prepare", "quantize", "to_integer", "trace"]
+__all__ = [
+    "Audit",
+    "Deployed",
+    "Grid",
+    "IntegerModel",
+    "QuantConfig",
+    "Quantised",
+    "Verification",
+    "audit",
+    "deploy",
+    "dyadic",
+    "export",
+    "prepare",
+    "quantize",
+    "to_integer",
+    "trace",
+    "verify_engine",
+]

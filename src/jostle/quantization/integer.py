@@ -25,8 +25,8 @@ class Node:
     """One integer operation; `conv` also does averages and rescalings, with weights of ones.
 
     conv, linear: `clamp(DN(b/2^c) (sum (q_x - z_x) weight + bias) + zero, lower, upper)`; without `b` the
-    accumulator is the output. add: `clamp(((q_1 - z_1) b_1 + (q_2 - z_2) b_2) / 2^c rounded + zero, ...)`.
-    maxpool pads with what never wins, conv and pad with the zero point of the input. clamp, concat, flatten: as
+    accumulator is the output. add: `clamp(rounded(((q_1 - z_1) b_1 + (q_2 - z_2) b_2) / 2^c + zero), ...)`: the zero point is in
+    the sum before it is rounded, as in the engines, which decides ties. maxpool pads with what never wins, conv and pad with the zero point of the input. clamp, concat, flatten: as
     their names say. `scale`: of the output's codes; metadata, which inference never reads.
     """
 
@@ -46,10 +46,10 @@ class Node:
     groups: int = 1
     bits: int = 8
     kind: str = ""
-    weight: Int[Tensor, "..."] | None = None
-    bias: Int[Tensor, "..."] | None = None
-    b: Int[Tensor, "..."] | None = None
-    c: Int[Tensor, "..."] | None = None
+    weight: Tensor | None = None
+    bias: Tensor | None = None
+    b: Tensor | None = None
+    c: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,7 +217,8 @@ def add(node: Node, inputs: list[Tensor], rounding: Rounding) -> Tensor:
     assert node.b is not None and node.c is not None
     b1, b2 = (int(value) for value in node.b)
     total = (inputs[0].long() - node.zeros[0]) * b1 + (inputs[1].long() - node.zeros[1]) * b2
-    return (shifted(total, node.c.to(total.device), rounding) + node.zero).clamp(node.lower, node.upper)
+    shift = node.c.to(total.device)
+    return shifted(total + (node.zero << shift), shift, rounding).clamp(node.lower, node.upper)
 
 
 def moves(node: Node, inputs: list[Tensor]) -> Tensor:
