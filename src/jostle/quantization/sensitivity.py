@@ -1,5 +1,6 @@
 """What rounding a layer costs: second-order sensitivities with their standard errors, and simpler ones."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -188,7 +189,9 @@ def hessian_probes(
 
     One Hessian-vector product serves all layers. Stops when standard errors are below `tolerance` of the means.
     """
-    curvature = optional("curvlinops", "quantization")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a package that curvlinops imports: not the user's business
+        curvature = optional("curvlinops", "quantization")
     require(probes >= 2, f"probes must be at least 2, but {probes} came")
     weights = list(folded.weights.values())
     if labels is None:
