@@ -63,5 +63,7 @@ def pictures(count: int, *shape: int, seed: int = 0) -> Tensor:
     """Random images of 8 bits, smooth enough to look like something, in [0, 1]."""
     draw = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, shape[0], max(shape[1] // 4, 1), max(shape[2] // 4, 1), generator=draw)
-    fine = F.interpolate(coarse, shape[1:], mode="bilinear") + 0.1 * torch.randn(count, *shape, generator=draw)
+    fine = F.interpolate(coarse, shape[1:], mode="bilinear") + 0.1 * torch.randn(
+        count, *shape, generator=draw
+    )
     return (255 * fine.clamp(0, 1)).round() / 255

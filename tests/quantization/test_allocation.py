@@ -8,14 +8,14 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantization.nets import Branches, Tiny, pictures, seeded
 
 from jostle.core.errors import JostleError
 from jostle.quantization import published, quantize, to_integer
 from jostle.quantization.allocation import allocate, limit, pareto, random_plan, solve
 from jostle.quantization.costs import CostTable, additivity, cost_table, prefix, sharing, single
 from jostle.quantization.integer import to_pixels
-from jostle.quantization.sensitivity import Sensitivity
-from quantization.nets import Branches, Tiny, pictures, seeded
+from jostle.quantization.sensitivities import Sensitivity
 
 
 def tables(layers: int, bits: tuple[int, ...], seed: int, sem: float = 0.0) -> tuple[Sensitivity, CostTable]:
@@ -32,13 +32,13 @@ def tables(layers: int, bits: tuple[int, ...], seed: int, sem: float = 0.0) -> t
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(2, 8), st.sampled_from([(4, 8), (2, 4, 8)]), st.floats(0.0, 1.0), st.integers(0, 10**6))
-def test_the_optimum_is_that_of_brute_force(layers: int, bits: tuple[int, ...], alpha: float, seed: int) -> None:
+def test_the_optimum_is_that_of_brute_force(
+    layers: int, bits: tuple[int, ...], alpha: float, seed: int
+) -> None:
     s, c = tables(layers, bits, seed)
     most = {"size": limit(c, "size", alpha) * (1 + 1e-9), "bops": limit(c, "bops", min(1.0, alpha + 0.2))}
     ties = [("layer0", "layer1")]
-    found, gap = solve(
-        s.omega, {k: c.table(k) for k in most}, most, names=s.layers, bits=bits, ties=ties
-    )
+    found, gap = solve(s.omega, {k: c.table(k) for k in most}, most, names=s.layers, bits=bits, ties=ties)
     best = min(
         sum(s.omega[i, j] for i, j in enumerate(choice))
         for choice in itertools.product(range(len(bits)), repeat=layers)
@@ -92,7 +92,9 @@ def test_a_layer_that_is_not_known_is_not_demoted() -> None:
     assert noisy.bound()[3, 0] == pytest.approx(2e-7) and noisy.bound()[2, 0] == omega[2, 0]
     plan = allocate(noisy, c, size_mb=limit(c, "size", 0.5), fixed={})
     assert plan.bits["layer3"] == 8
-    clamped = Sensitivity("hessian", s.layers, s.bits, s.params, s.macs, s.error, np.maximum(omega, 0), 0 * sem)
+    clamped = Sensitivity(
+        "hessian", s.layers, s.bits, s.params, s.macs, s.error, np.maximum(omega, 0), 0 * sem
+    )
     assert allocate(clamped, c, size_mb=limit(c, "size", 0.5), fixed={}).bits["layer3"] == 4
     tight = allocate(noisy, c, size_mb=limit(c, "size", 0.0) * (1 + 1e-9), fixed={})
     assert tight.bits["layer3"] == 4 and "had to be demoted on its upper bound" in " ".join(tight.notes)
@@ -116,7 +118,9 @@ def test_the_published_problems() -> None:
     assert sum(bool(row["same"]) for row in rows) == 17
     (other,) = [row for row in rows if not row["optimal"]]
     assert (other["network"], other["kind"], other["alpha"]) == ("ResNet50", "size", 0.25)
-    assert other["published"] == pytest.approx(0.08311, abs=1e-5) and other["optimum"] == pytest.approx(0.07495, abs=1e-5)
+    assert other["published"] == pytest.approx(0.08311, abs=1e-5) and other["optimum"] == pytest.approx(
+        0.07495, abs=1e-5
+    )
 
 
 @pytest.mark.study
@@ -173,11 +177,15 @@ def test_costs_are_measured_once_a_shape() -> None:
     seen: list[str] = []
     costs = cost_table(network, measure=True, repeats=5, callback=lambda done, total, what: seen.append(what))
     assert costs.engine == "onnxruntime" and costs.engine_bits == (8,) and len(seen) == 5
-    assert bool((costs.table("latency") > 0).all()) and bool((costs.latency[:, 0] == costs.latency[:, 1]).all())
+    assert bool((costs.table("latency") > 0).all()) and bool(
+        (costs.latency[:, 0] == costs.latency[:, 1]).all()
+    )
     pairs = additivity(network, costs, points=3, repeats=5)
     assert len(pairs) == 3 and pairs[-1][0] == pytest.approx(costs.latency[:, 1].sum())
     s, _ = tables(5, (4, 8), 0)
-    ours = Sensitivity("fisher", costs.layers, (4, 8), costs.params, costs.macs, s.error, s.omega, 0 * s.omega)
+    ours = Sensitivity(
+        "fisher", costs.layers, (4, 8), costs.params, costs.macs, s.error, s.omega, 0 * s.omega
+    )
     plan = allocate(ours, costs, latency_ms=float(costs.latency[:, 1].sum()) * 1.01)
     assert any("a limit of latency decides nothing" in note for note in plan.notes)
     with pytest.raises(JostleError, match="latency was not measured"):

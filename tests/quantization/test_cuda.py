@@ -2,16 +2,18 @@
 
 import pytest
 import torch
+from quantization.nets import Branches, Tiny, pictures, seeded
 
 from jostle.quantization import QuantConfig, deploy, quantize, to_integer, verify_engine
 from jostle.quantization.integer import to_pixels
-from quantization.nets import Branches, Tiny, pictures, seeded
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.mark.parametrize("build", [Branches, Tiny])
-@pytest.mark.parametrize("config", [QuantConfig(), QuantConfig(weight_bits=4, act_bits=4), QuantConfig(residual_bits=16)])
+@pytest.mark.parametrize(
+    "config", [QuantConfig(), QuantConfig(weight_bits=4, act_bits=4), QuantConfig(residual_bits=16)]
+)
 def test_gpu_and_reference_agree_on_every_tensor(build: type, config: QuantConfig) -> None:
     images = pictures(16, *build.input_shape)
     integers = to_integer(quantize(seeded(build), images, config))

@@ -42,15 +42,16 @@ def test_agrees_with_fractions_on_random_numbers_and_on_forced_ties(rounding: st
     tie_a = torch.randint(-(2**30), 2**30, (1_000,), generator=draw) * 2 + 1
     a, b, c = torch.cat([a, tie_a]), torch.cat([b, 1 << (tie_c - 1)]), torch.cat([c, tie_c])
     found = dyadic(a, b, c, rounding)
-    wanted = [
-        by_fractions(*row, rounding) for row in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)
-    ]
+    wanted = [by_fractions(*row, rounding) for row in zip(a.tolist(), b.tolist(), c.tolist(), strict=True)]
     assert found.dtype == torch.int64 and found.tolist() == wanted
 
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.integers(-(2**31), 2**31 - 1), st.integers(0, 2**31 - 1), st.integers(0, 62), st.sampled_from(ROUNDINGS)
+    st.integers(-(2**31), 2**31 - 1),
+    st.integers(0, 2**31 - 1),
+    st.integers(0, 62),
+    st.sampled_from(ROUNDINGS),
 )
 def test_agrees_with_fractions_anywhere(a: int, b: int, c: int, rounding: str) -> None:
     assert dyadic(torch.tensor(a), torch.tensor(b), c, rounding).item() == by_fractions(a, b, c, rounding)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from quantization.nets import Branches, Tiny, pictures, seeded
 from torch import nn
 
 from jostle.core.errors import JostleError
@@ -22,14 +23,17 @@ from jostle.quantization import (
 from jostle.quantization.engines import int_mm
 from jostle.quantization.integer import Node, to_pixels
 from jostle.quantization.onnx_export import onnx_graph
-from quantization.nets import Branches, Tiny, pictures, seeded
 
-pytest.importorskip("onnxruntime", reason="the default engine is not installed: pip install 'jostle[quantization]'")
+pytest.importorskip(
+    "onnxruntime", reason="the default engine is not installed: pip install 'jostle[quantization]'"
+)
 
 NAMES = ("onnxruntime", "torch")
 
 
-def made(model: nn.Module, shape: tuple[int, ...], config: QuantConfig | None = None) -> tuple[IntegerModel, torch.Tensor]:
+def made(
+    model: nn.Module, shape: tuple[int, ...], config: QuantConfig | None = None
+) -> tuple[IntegerModel, torch.Tensor]:
     images = pictures(2, *shape)
     return to_integer(quantize(model, images, config)), to_pixels(pictures(2, *shape, seed=1))
 
@@ -70,7 +74,10 @@ def test_torchvisions_networks_unmodified(name: str) -> None:
     build, options, size = NETS[name]
     model = seeded(build, **options)
     if name == "vgg11_bn":  # its classifier is made for 7x7 features: 103 million weights say nothing more
-        model.avgpool, model.classifier = nn.Identity(), nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10))
+        model.avgpool, model.classifier = (
+            nn.Identity(),
+            nn.Sequential(nn.Linear(512, 64), nn.ReLU(), nn.Linear(64, 10)),
+        )
     images = pictures(4, 3, size, size)
     network = quantize(model, images)
     integers = to_integer(network)
@@ -94,14 +101,18 @@ def test_timms_efficientnet_lite0() -> None:
 def by_hand(op: str, zero: int, **fields: object) -> IntegerModel:
     """A model of one operation on two channels of 8x8 codes, with multipliers of one half: every other sum a tie."""
     entry = Node("input", "input", (), (2, 8, 8), 0, 255, 7, 1.0)
-    return IntegerModel((entry, Node("out", op, ("input",), (2, 8, 8), 0, 255, zero, 1.0, (7,), **fields)), "out")
+    return IntegerModel(
+        (entry, Node("out", op, ("input",), (2, 8, 8), 0, 255, zero, 1.0, (7,), **fields)), "out"
+    )
 
 
 @pytest.mark.parametrize("zero", [0, 3, 128, 129])
 @pytest.mark.parametrize("engine", NAMES)
 def test_ties_and_odd_zero_points(engine: str, zero: int) -> None:
     """On trained networks ties are rare; here half of all elements are ties, against even and odd zero points."""
-    pixels = torch.randint(0, 256, (4, 2, 8, 8), generator=torch.Generator().manual_seed(zero)).to(torch.uint8)
+    pixels = torch.randint(0, 256, (4, 2, 8, 8), generator=torch.Generator().manual_seed(zero)).to(
+        torch.uint8
+    )
     half = {"b": torch.tensor([2**15, 2**15]), "c": torch.tensor([16, 16]), "bias": torch.zeros(2).long()}
     mixing = torch.tensor([[1, 0], [3, -2]]).reshape(2, 2, 1, 1)
     models = [
@@ -109,7 +120,9 @@ def test_ties_and_odd_zero_points(engine: str, zero: int) -> None:
         by_hand("conv", zero, weight=torch.ones(2, 1, 1, 1).long(), groups=2, **half),
     ]
     summed = by_hand("add", zero, b=torch.tensor([2048, 2048]), c=torch.tensor(12))
-    twice = replace(summed.nodes[1], inputs=("input", "input"), zeros=(7, 7), b=torch.tensor([2048 * 3, 2048 * 4]))
+    twice = replace(
+        summed.nodes[1], inputs=("input", "input"), zeros=(7, 7), b=torch.tensor([2048 * 3, 2048 * 4])
+    )
     models.append(replace(summed, nodes=(summed.nodes[0], twice)))
     for model in models:
         assert verify_engine(model, deploy(model, engine), pixels).exact, model.nodes[1].op
@@ -157,8 +170,6 @@ def test_mutations_are_found(engine: str) -> None:
     assert not verify_engine(change(integers, "second", weight=node.weight + bump), deployed, pixels).exact
     multiplier = change(integers, "second", b=node.b + 40)
     assert not verify_engine(multiplier, deployed, pixels).exact
-
-
 
 
 def test_an_overflow_of_32_bits_is_found() -> None:

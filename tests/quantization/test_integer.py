@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quantization.nets import Branches, Tiny, pictures, seeded
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,7 +16,6 @@ from jostle.quantization.fake import straight
 from jostle.quantization.integer import reference_step, to_pixels
 from jostle.quantization.lowering import check_bound, integer_layer, pooled_grid, sum_ratios
 from jostle.quantization.quantisers import Grid
-from quantization.nets import Branches, Tiny, pictures, seeded
 
 CONFIGS = {
     "default": QuantConfig(),
@@ -34,7 +34,9 @@ def config(request: pytest.FixtureRequest) -> QuantConfig:
 
 
 @pytest.mark.parametrize("build", [Branches, Tiny])
-def test_training_forward_and_reference_agree_bit_for_bit(build: type[nn.Module], config: QuantConfig) -> None:
+def test_training_forward_and_reference_agree_bit_for_bit(
+    build: type[nn.Module], config: QuantConfig
+) -> None:
     model = seeded(build)
     images = pictures(8, *model.input_shape)
     network = quantize(model, images, config)
@@ -94,7 +96,9 @@ def test_it_is_near_the_network_and_nearer_with_more_bits() -> None:
     errors = []
     for bits in (8, 6, 4):
         network = quantize(model, images, QuantConfig(weight_bits=bits, act_bits=bits))
-        errors.append(float((to_integer(network).logits(images) - model(images)).detach().square().mean().sqrt()))
+        errors.append(
+            float((to_integer(network).logits(images) - model(images)).detach().square().mean().sqrt())
+        )
     spread = float(model(images).detach().std())
     assert errors[0] < 0.05 * spread and errors[0] < errors[1] < errors[2]
 

@@ -14,9 +14,7 @@ from jostle.quantization.quantisers import Grid, Range, round_weights, weight_sc
 
 
 @settings(max_examples=200, deadline=None)
-@given(
-    st.floats(-10, 10), st.floats(-10, 10), st.integers(2, 8), st.lists(st.floats(-20, 20), min_size=1)
-)
+@given(st.floats(-10, 10), st.floats(-10, 10), st.integers(2, 8), st.lists(st.floats(-20, 20), min_size=1))
 def test_rounding_is_within_half_a_step_and_idempotent(
     one: float, two: float, bits: int, values: list[float]
 ) -> None:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from quantization.nets import Branches, Tiny, pictures, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -9,7 +10,6 @@ from jostle.core.errors import JostleError
 from jostle.quantization import quantize, to_integer, trace
 from jostle.quantization.integer import to_pixels
 from jostle.zoo import normalised
-from quantization.nets import Branches, Tiny, pictures, seeded
 
 
 def follows(model: nn.Module, images: Tensor, tolerance: float = 2e-5) -> None:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from helpers import plain
+from quantization.nets import Tiny, pictures, seeded
 from torch import nn
 from torch.nn import functional as F
 
@@ -11,7 +12,6 @@ from jostle.core.training import Trainer, minibatches
 from jostle.quantization import QAT, QuantConfig, distillation, fit_qat, prepare, quantize, to_integer
 from jostle.quantization.integer import to_pixels
 from jostle.zoo import load_data
-from quantization.nets import Tiny, pictures, seeded
 
 
 def test_distillation_is_zero_for_its_own_teacher_and_its_reductions_differ_by_the_classes() -> None:
@@ -36,7 +36,11 @@ def digits():
     trainer = Trainer(
         model, torch.optim.Adam(model.parameters(), 5e-3), lambda m, b: F.cross_entropy(m(b[0]), b[1])
     )
-    trainer.run(minibatches(images[:4000], labels[:4000], size=64, epochs=4, generator=torch.Generator().manual_seed(0)))
+    trainer.run(
+        minibatches(
+            images[:4000], labels[:4000], size=64, epochs=4, generator=torch.Generator().manual_seed(0)
+        )
+    )
     return model.eval(), images[:4000], labels[:4000], images[4000:], labels[4000:]
 
 
@@ -86,18 +90,59 @@ def test_the_same_seed_gives_the_same_weights(digits) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
-def test_gradients_are_those_of_the_network_but_for_rounding() -> None:
-    """At 8 bits the straight-through gradient is near the true one of the folded network."""
+def test_gradients_are_those_of_a_straight_through_network_in_real_units() -> None:
+    """The codes carry gradients in units of their grids; the textbook form in real numbers gives the same ones."""
     model = seeded(Tiny)
-    images = pictures(16, 1, 28, 28)
-    labels = torch.arange(16) % 10
-    network = quantize(model, images)
+    images, labels = pictures(16, 1, 28, 28), torch.arange(16) % 10
+    network = quantize(model, images, QuantConfig(weight_bits=4, act_bits=6))
     F.cross_entropy(network(images), labels).backward()
-    F.cross_entropy(model(images), labels).backward()
-    for name, child in (("stem", model.stem), ("b", model.b), ("head", model.head)):
-        ours, theirs = network.layer(name).weight.grad, child.weight.grad
-        cosine = F.cosine_similarity(ours.flatten(), theirs.flatten(), 0)
-        assert float(cosine) > 0.97 and float(ours.norm() / theirs.norm()) == pytest.approx(1, abs=0.15), name
+    grids, codes = network.grids(), network.codes(images)
+    integers = to_integer(network)
+    values, leaves = {"input": images}, {}
+    for step in network.program.steps[1:]:
+        x = [values[name] for name in step.inputs]
+        if step.op in ("conv", "linear"):
+            weight, bias = (p.detach().requires_grad_(True) for p in network.layer(step.name).folded())
+            leaves[step.name] = weight
+            node, source = integers[step.name], grids[step.inputs[0]]
+            if node.b is None:
+                scale = torch.full((len(weight),), node.scale / source.scale)
+            else:
+                scale = node.b / 2.0**node.c * grids[step.name].scale / source.scale
+            shape = (-1, *[1] * (weight.ndim - 1))
+            rounded = weight + (node.weight * scale.reshape(shape) - weight).detach()
+            real = (
+                F.linear(x[0], rounded, bias)
+                if step.op == "linear"
+                else F.conv2d(x[0], rounded, bias, step.stride, step.padding[0])
+            )
+        elif step.op == "add":
+            real = x[0] + x[1]
+        elif step.op == "avgpool":
+            real = x[0].mean((2, 3), keepdim=True)
+        else:
+            assert step.op == "flatten"
+            values[step.name] = x[0].flatten(1)
+            continue
+        if step.name in grids:
+            grid = grids[step.name]
+            ends = (
+                (integers[step.name].lower - grid.zero) * grid.scale,
+                (integers[step.name].upper - grid.zero) * grid.scale,
+            )
+            exact = (grid.scale * (codes[step.name] - grid.zero)).detach().float()
+            real = real.clamp(*ends)
+            real = real + (exact - real).detach()
+        values[step.name] = real
+    F.cross_entropy(values[network.program.output], labels).backward()
+    ours = network.layer("head").weight.grad
+    assert F.cosine_similarity(ours.flatten(), leaves["head"].grad.flatten(), 0) > 0.9999
+    for name in ("stem", "a", "b", "c"):
+        layer = network.layer(name)
+        factor = (layer.norm.weight / (layer.norm.running_var + layer.norm.eps).sqrt()).detach()
+        ours, theirs = layer.weight.grad, leaves[name].grad * factor.reshape(-1, 1, 1, 1)
+        assert float(F.cosine_similarity(ours.flatten(), theirs.flatten(), 0)) > 0.99, name
+        assert float(ours.norm() / theirs.norm()) == pytest.approx(1, abs=0.03), name
 
 
 def test_ranges_follow_until_they_are_frozen() -> None:
@@ -108,7 +153,9 @@ def test_ranges_follow_until_they_are_frozen() -> None:
         network(0.2 * pictures(4, 1, 28, 28))
         second = network.high.clone()
         network.freeze()(pictures(4, 1, 28, 28, seed=5))
-    assert not bool(first.isnan().any()) and not torch.equal(first, second) and torch.equal(second, network.high)
+    assert (
+        not bool(first.isnan().any()) and not torch.equal(first, second) and torch.equal(second, network.high)
+    )
 
 
 def test_settings_at_the_door() -> None:

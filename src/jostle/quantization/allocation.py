@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from jaxtyping import Float, Int
 
 from jostle.core.errors import JostleError, require
 from jostle.quantization.costs import CostTable
-from jostle.quantization.sensitivity import Sensitivity
+from jostle.quantization.sensitivities import Sensitivity
 
 KINDS = {"size": "size_mb", "bops": "bops_g", "latency": "latency_ms"}
 
@@ -83,7 +84,10 @@ def allocate(
     fixed = {names[0]: top, names[-1]: top} if fixed is None else dict(fixed)
     for name, value in fixed.items():
         require(name in names, f"fixed names {name!r}, which is no layer of the network")
-        require(value in bits, f"fixed gives {name!r} {value} bits, but the candidates are {', '.join(map(str, bits))}")
+        require(
+            value in bits,
+            f"fixed gives {name!r} {value} bits, but the candidates are {', '.join(map(str, bits))}",
+        )
     groups = [list(group) for group in (costs.ties if ties is None else ties)]
     omega = sensitivity.bound()
     tables = {kind: costs.table(kind) for kind in given}
@@ -98,7 +102,11 @@ def allocate(
             chosen, gap = solve(omega, tables, given, names=names, bits=bits, fixed=fixed, ties=groups)
             doubtful = []
             break
-        more = [n for n, b in zip(names, chosen, strict=True) if b < top and n in sensitivity.doubtful and n not in pinned]
+        more = [
+            n
+            for n, b in zip(names, chosen, strict=True)
+            if b < top and n in sensitivity.doubtful and n not in pinned
+        ]
         if not more:
             break
         doubtful += more
@@ -108,10 +116,14 @@ def allocate(
     used = {kind: float(sum(table[i][at[i]] for i in rows)) for kind, table in costs.tables().items()}
     notes = []
     if doubtful:
-        notes.append(f"{len(doubtful)} layers keep {top} bits: the standard error of their sensitivity exceeds its mean")
+        notes.append(
+            f"{len(doubtful)} layers keep {top} bits: the standard error of their sensitivity exceeds its mean"
+        )
     left = [n for n, b in zip(names, chosen, strict=True) if b < top and n in sensitivity.doubtful]
     if left:
-        notes.append(f"{len(left)} layers of doubtful sensitivity had to be demoted on its upper bound: {', '.join(left[:4])}")
+        notes.append(
+            f"{len(left)} layers of doubtful sensitivity had to be demoted on its upper bound: {', '.join(left[:4])}"
+        )
     if "latency" in given and all(len({*row}) == 1 for row in costs.table("latency").tolist()):
         notes.append("this engine takes the same time for all bits: a limit of latency decides nothing")
     return Plan(
@@ -136,7 +148,7 @@ def solve(
     *,
     names: Sequence[str],
     bits: Sequence[int],
-    fixed: Mapping[str, int] = {},  # noqa: B006 - never written to
+    fixed: Mapping[str, int] = {},
     ties: Sequence[Sequence[str]] = (),
 ) -> tuple[list[int], float]:
     """The 0-1 program: one variable a layer and width, `sum_b x_ib = 1`, solved to optimality.
@@ -149,7 +161,8 @@ def solve(
 
     layers, widths = omega.shape
     require(
-        bool(np.isfinite(omega).all()) and all(bool(np.isfinite(t).all() and (t >= 0).all()) for t in costs.values()),
+        bool(np.isfinite(omega).all())
+        and all(bool(np.isfinite(t).all() and (t >= 0).all()) for t in costs.values()),
         "sensitivities must be finite, and costs finite and at least 0",
     )
     low, high = np.zeros(layers * widths), np.ones(layers * widths)
@@ -173,7 +186,7 @@ def solve(
     for group in ties:
         held = {fixed[name] for name in group if name in fixed}
         require(len(held) < 2, f"layers {', '.join(group)} are tied, but fixed gives them different bits")
-        for one, two in zip(group, group[1:], strict=False):
+        for one, two in pairwise(group):
             for j in range(widths):
                 row = np.zeros((layers, widths))
                 row[index[one], j], row[index[two], j] = 1, -1
@@ -234,7 +247,12 @@ def limit(costs: CostTable, kind: str, alpha: float) -> float:
 
 
 def pareto(
-    sensitivity: Sensitivity, costs: CostTable, kind: str = "size", *, points: int = 9, fixed: Mapping[str, int] | None = None
+    sensitivity: Sensitivity,
+    costs: CostTable,
+    kind: str = "size",
+    *,
+    points: int = 9,
+    fixed: Mapping[str, int] | None = None,
 ) -> list[Plan]:
     """Plans from the tightest limit that can be met to no limit at all.
 
@@ -243,14 +261,20 @@ def pareto(
     plans = []
     for alpha in np.linspace(0, 1, points):
         try:
-            plans.append(allocate(sensitivity, costs, fixed=fixed, **{KINDS[kind]: limit(costs, kind, float(alpha))}))  # type: ignore[arg-type]
+            plans.append(
+                allocate(sensitivity, costs, fixed=fixed, **{KINDS[kind]: limit(costs, kind, float(alpha))})
+            )  # type: ignore[arg-type]
         except InfeasibleLimits:
             continue
     return plans
 
 
 def random_plan(
-    costs: CostTable, kind: str, most: float, generator: np.random.Generator, fixed: Mapping[str, int] | None = None
+    costs: CostTable,
+    kind: str,
+    most: float,
+    generator: np.random.Generator,
+    fixed: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """Bits drawn at random that just meet a limit: layers in random order, demoted until it holds.
 

@@ -99,10 +99,10 @@ def _node(network: Quantised, step: Step, sources: list[Grid], grid: Grid | None
             per_channel=config.per_channel, multiplier=config.multiplier,
         )  # fmt: skip
         if grid is None:
-            base = replace(base, scale=float(sources[0].scale * made.scale[0]), lower=-(2**31), upper=2**31 - 1)
-        return replace(
-            base, kind="layer", bits=bits, weight=made.weight, bias=made.bias, b=made.b, c=made.c
-        )
+            base = replace(
+                base, scale=float(sources[0].scale * made.scale[0]), lower=-(2**31), upper=2**31 - 1
+            )
+        return replace(base, kind="layer", bits=bits, weight=made.weight, bias=made.bias, b=made.b, c=made.c)
     if step.op in ("avgpool", "requant"):
         assert grid is not None
         if step.op == "avgpool":
@@ -114,7 +114,10 @@ def _node(network: Quantised, step: Step, sources: list[Grid], grid: Grid | None
             base = replace(base, op="linear", weight=torch.eye(channels, dtype=torch.int64))
         else:
             base = replace(
-                base, op="conv", groups=channels, weight=torch.ones(channels, 1, *step.kernel, dtype=torch.int64)
+                base,
+                op="conv",
+                groups=channels,
+                weight=torch.ones(channels, 1, *step.kernel, dtype=torch.int64),
             )
         return replace(
             base, kind=step.op, bias=torch.zeros(channels, dtype=torch.int64),

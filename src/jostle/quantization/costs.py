@@ -87,7 +87,14 @@ def cost_table(
             alone = single(integers, name)
             node = alone.nodes[-1]
             assert node.weight is not None
-            key = (tuple(node.weight.shape), alone.input_shape, node.stride, node.padding, node.groups, node.b is None)
+            key = (
+                tuple(node.weight.shape),
+                alone.input_shape,
+                node.stride,
+                node.padding,
+                node.groups,
+                node.b is None,
+            )
             if key not in known:
                 known[key] = timed(alone, engine, batch, repeats)
             rows.append(known[key])
@@ -135,10 +142,14 @@ def prefix(model: IntegerModel, name: str) -> IntegerModel:
     return IntegerModel(tuple(reversed(nodes)), name, model.rounding)
 
 
-def timed(model: IntegerModel, engine: EngineName = "onnxruntime", batch: int = 1, repeats: int = 30) -> tuple[float, float]:
+def timed(
+    model: IntegerModel, engine: EngineName = "onnxruntime", batch: int = 1, repeats: int = 30
+) -> tuple[float, float]:
     """Milliseconds of one call: the median of repeats, and the half-width of its 95 % interval by order statistics."""
     deployed = deploy(model, engine)
-    pixels = torch.randint(0, 256, (batch, *model.input_shape), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+    pixels = torch.randint(
+        0, 256, (batch, *model.input_shape), generator=torch.Generator().manual_seed(0)
+    ).to(torch.uint8)
     return stopwatch(lambda: deployed.run(pixels), repeats)
 
 
@@ -169,7 +180,9 @@ def additivity(
     integers = to_integer(network)
     table = costs.table("latency")
     at = {name: float(table[i, -1]) for i, name in enumerate(costs.layers)}
-    chosen = [costs.layers[i] for i in np.unique(np.linspace(0, len(costs.layers) - 1, points).round().astype(int))]
+    chosen = [
+        costs.layers[i] for i in np.unique(np.linspace(0, len(costs.layers) - 1, points).round().astype(int))
+    ]
     pairs = []
     for name in chosen:
         part = prefix(integers, integers.output if name == chosen[-1] else name)

@@ -40,7 +40,9 @@ class QAT:
         for name in ("epochs", "batch"):
             require(getattr(self, name) >= 1, f"{name} must be at least 1, but {getattr(self, name)} came")
         for name in ("fold_after", "freeze_after", "alpha"):
-            require(0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], but {getattr(self, name)} came")
+            require(
+                0 <= getattr(self, name) <= 1, f"{name} must lie in [0, 1], but {getattr(self, name)} came"
+            )
         require(self.temperature > 0, f"temperature must be above 0, but {self.temperature} came")
 
 
@@ -99,7 +101,10 @@ def fit_qat(
     **Returns:** what happened, epoch by epoch.
     """
     set_ = settings or QAT()
-    require(len(images) == len(labels) > 0, f"images and labels must be as many, but {len(images)} and {len(labels)} came")
+    require(
+        len(images) == len(labels) > 0,
+        f"images and labels must be as many, but {len(images)} and {len(labels)} came",
+    )
     steps = set_.epochs * -(-len(images) // set_.batch)
     draw = torch.Generator().manual_seed(0) if generator is None else generator
     optimiser = torch.optim.SGD(

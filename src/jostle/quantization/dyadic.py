@@ -20,7 +20,10 @@ WIDEST = 62
 
 
 def dyadic(
-    a: Int[Tensor, "..."], b: Int[Tensor, "..."], c: Int[Tensor, "..."] | int, rounding: Rounding = "half_even"
+    a: Int[Tensor, "..."],
+    b: Int[Tensor, "..."],
+    c: Int[Tensor, "..."] | int,
+    rounding: Rounding = "half_even",
 ) -> Int[Tensor, "..."]:
     """Multiply by `b / 2^c` and round, in 64-bit integers (HAWQ-V3, arXiv 2011.10680, equation 3).
 
@@ -120,9 +123,7 @@ def ratio(value: float, shift: int) -> int:
     return round(value * 2**shift)
 
 
-def round_half_even(
-    value: Shaped[Tensor, "..."], lower: int, upper: int
-) -> Int[Tensor, "..."]:
+def round_half_even(value: Shaped[Tensor, "..."], lower: int, upper: int) -> Int[Tensor, "..."]:
     """What float engines do at the end of a layer: round to nearest, ties to even, and clamp.
 
     >>> round_half_even(torch.tensor([0.5, 1.5, 300.0]), 0, 255)

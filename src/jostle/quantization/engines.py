@@ -168,7 +168,9 @@ class TorchEngine(Deployed):
         assert node.weight is not None
         outs = []
         for x, weight in zip(padded.chunk(node.groups, 1), node.weight.chunk(node.groups, 0), strict=True):
-            columns = torch.stack([part for _, _, part in windows(node, x)], 2)  # batch, in, kernel, rows, cols
+            columns = torch.stack(
+                [part for _, _, part in windows(node, x)], 2
+            )  # batch, in, kernel, rows, cols
             batch, _, _, rows, cols = columns.shape
             matrix = columns.permute(0, 3, 4, 1, 2).reshape(batch * rows * cols, -1)
             product = int_mm(matrix, weight.reshape(len(weight), -1).T)

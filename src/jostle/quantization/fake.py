@@ -43,7 +43,10 @@ def straight(surrogate: Tensor, exact: Tensor) -> Tensor:
 
 def rounded(real: Tensor, exact: Tensor, ends: tuple[int, int], ste: str) -> Tensor:
     """Codes `exact` of the real-valued codes `real`; `clipped`: no gradient where they lie beyond `ends`."""
-    return straight(real.clamp(*ends) if ste == "clipped" else real, exact)
+    if ste == "clipped":
+        inside = (real >= ends[0]) & (real <= ends[1])  # the ends themselves are inside
+        real = torch.where(inside, real, real.detach())
+    return straight(real, exact)
 
 
 def ends_of(step: Step, grid: Grid) -> tuple[int, int]:
@@ -55,7 +58,13 @@ def ends_of(step: Step, grid: Grid) -> tuple[int, int]:
 
 
 def fake_layer(
-    step: Step, x: Tensor, layer: Layer | None, source: Grid, target: Grid | None, bits: int, config: "QuantConfig"
+    step: Step,
+    x: Tensor,
+    layer: Layer | None,
+    source: Grid,
+    target: Grid | None,
+    bits: int,
+    config: "QuantConfig",
 ) -> tuple[Tensor, float]:
     """A convolution, linear layer, average or rescaling on codes, in the numbers of the integer model.
 
@@ -94,7 +103,9 @@ def _ones(step: Step, x: Tensor, source: Grid, target: Grid, config: "QuantConfi
         acc = x.double() - source.zero
         b, c = rescaling(source, target)
     ends = ends_of(step, target)
-    exact = (dyadic(acc.detach().long(), torch.tensor(b, device=x.device), c, config.rounding) + target.zero).clamp(*ends)
+    exact = (
+        dyadic(acc.detach().long(), torch.tensor(b, device=x.device), c, config.rounding) + target.zero
+    ).clamp(*ends)
     real = acc * (b / 2**c) + target.zero
     return rounded(real, exact, ends, config.ste).to(torch.float32)
 
@@ -104,7 +115,9 @@ def rescaling(source: Grid, target: Grid) -> tuple[int, int]:
     return max(1, round(source.scale / target.scale * 2**SNAP)), SNAP
 
 
-def fake_sum(step: Step, inputs: list[Tensor], sources: list[Grid], target: Grid, config: "QuantConfig") -> Tensor:
+def fake_sum(
+    step: Step, inputs: list[Tensor], sources: list[Grid], target: Grid, config: "QuantConfig"
+) -> Tensor:
     """A residual sum on codes: both terms brought to the output's scale, rounded once."""
     factors, shift = sum_ratios(sources, target)
     ends = ends_of(step, target)

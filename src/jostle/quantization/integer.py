@@ -25,9 +25,10 @@ class Node:
     """One integer operation; `conv` also does averages and rescalings, with weights of ones.
 
     conv, linear: `clamp(DN(b/2^c) (sum (q_x - z_x) weight + bias) + zero, lower, upper)`; without `b` the
-    accumulator is the output. add: `clamp(rounded(((q_1 - z_1) b_1 + (q_2 - z_2) b_2) / 2^c + zero), ...)`: the zero point is in
-    the sum before it is rounded, as in the engines, which decides ties. maxpool pads with what never wins, conv and pad with the zero point of the input. clamp, concat, flatten: as
-    their names say. `scale`: of the output's codes; metadata, which inference never reads.
+    accumulator is the output. add: `clamp(rounded(((q_1 - z_1) b_1 + (q_2 - z_2) b_2) / 2^c + zero), ...)`: the
+    zero point is in the sum before it is rounded, as in the engines, which decides ties. maxpool pads with what
+    never wins, conv and pad with the zero point of the input. clamp, concat, flatten: as their names say.
+    `scale`: of the output's codes; metadata, which inference never reads.
     """
 
     name: str
@@ -99,7 +100,9 @@ class IntegerModel:
         """What there is to say about the model."""
         weights = [node for node in self.nodes if node.kind == "layer"]
         size = sum(node.weight.numel() * node.bits for node in weights if node.weight is not None) / 8 / 2**20
-        counts = {f"{bits} bit layers": sum(n.bits == bits for n in weights) for bits in {n.bits for n in weights}}
+        counts = {
+            f"{bits} bit layers": sum(n.bits == bits for n in weights) for bits in {n.bits for n in weights}
+        }
         return {"layers": len(weights), "weights MiB": size, **counts, "rounding": self.rounding}
 
     def save(self, path: Path) -> None:
@@ -128,7 +131,10 @@ class IntegerModel:
         try:
             with np.load(Path(path), allow_pickle=False) as kept:
                 record = json.loads(kept["graph"].tobytes())
-                require(record["format"] == FORMAT, f"{path} has format {record['format']}, but {FORMAT} is wanted")
+                require(
+                    record["format"] == FORMAT,
+                    f"{path} has format {record['format']}, but {FORMAT} is wanted",
+                )
                 kinds = {field.name for field in fields(Node)}
                 nodes = []
                 for i, row in enumerate(record["nodes"]):
@@ -147,7 +153,9 @@ class IntegerModel:
 Walker = Callable[[IntegerModel, Node, list[Tensor]], Tensor]
 
 
-def to_pixels(images: Float[Tensor, "batch channels height width"]) -> UInt8[Tensor, "batch channels height width"]:
+def to_pixels(
+    images: Float[Tensor, "batch channels height width"],
+) -> UInt8[Tensor, "batch channels height width"]:
     """Images in [0, 1] as 8-bit pixels, `rne(255 x)`.
 
     **Raises:** `JostleError` if values lie outside of [0, 1] or are not finite.
@@ -209,7 +217,9 @@ def requantise(node: Node, acc: Tensor, rounding: Rounding, *, check: bool = Fal
         require(fits, f"the accumulator of {node.name!r} leaves 32 bits")
     if node.b is None or node.c is None:
         return acc
-    return (dyadic(acc, node.b.reshape(shape), node.c.reshape(shape), rounding) + node.zero).clamp(node.lower, node.upper)
+    return (dyadic(acc, node.b.reshape(shape), node.c.reshape(shape), rounding) + node.zero).clamp(
+        node.lower, node.upper
+    )
 
 
 def add(node: Node, inputs: list[Tensor], rounding: Rounding) -> Tensor:

@@ -52,7 +52,9 @@ def integer_layer(
     **Raises:** `JostleError` if values are not finite, a multiplier is out of range, or 32 bits could overflow.
     """
     W, B = weight.detach().double(), bias.detach().double()
-    require(bool(W.isfinite().all()) and bool(B.isfinite().all()), f"layer {name!r} has NaN or infinite weights")
+    require(
+        bool(W.isfinite().all()) and bool(B.isfinite().all()), f"layer {name!r} has NaN or infinite weights"
+    )
     scale = weight_scale(W, bits, per_channel=per_channel and target is not None)
     floor = B.abs() / (source.scale * 2.0**30)
     if target is None:

@@ -50,13 +50,20 @@ class QuantConfig:
         for name in ("weight_bits", "act_bits"):
             value = getattr(self, name)
             require(2 <= value <= 8, f"{name} must lie in 2 to 8, but {value} came")
-        require(self.residual_bits in (8, 16), f"residual_bits must be 8 or 16, but {self.residual_bits} came")
-        require(self.rounding in ROUNDINGS, f"rounding must be one of {', '.join(ROUNDINGS)}, but {self.rounding!r} came")
+        require(
+            self.residual_bits in (8, 16), f"residual_bits must be 8 or 16, but {self.residual_bits} came"
+        )
+        require(
+            self.rounding in ROUNDINGS,
+            f"rounding must be one of {', '.join(ROUNDINGS)}, but {self.rounding!r} came",
+        )
         require(
             self.multiplier in ("snapped16", "dyadic31"),
             f"multiplier must be snapped16 or dyadic31, but {self.multiplier!r} came",
         )
-        require(self.ste in ("clipped", "identity"), f"ste must be clipped or identity, but {self.ste!r} came")
+        require(
+            self.ste in ("clipped", "identity"), f"ste must be clipped or identity, but {self.ste!r} came"
+        )
 
 
 class Quantised(nn.Module):
@@ -84,7 +91,9 @@ class Quantised(nn.Module):
         self.layers = nn.ModuleDict({_key(name): layer for name, layer in program.layers.items()})
         self.weight_bits = dict.fromkeys(program.names, config.weight_bits)
         self.act_bits = dict.fromkeys(program.names, config.act_bits)
-        self.ranged = [s.name for s in program.steps if s.op not in ("input", *PASSING) and s.name not in self.tied]
+        self.ranged = [
+            s.name for s in program.steps if s.op not in ("input", *PASSING) and s.name not in self.tied
+        ]
         self.register_buffer("low", torch.full((len(self.ranged),), float("nan"), dtype=torch.float64))
         self.register_buffer("high", torch.full((len(self.ranged),), float("nan"), dtype=torch.float64))
         self.folded = False
@@ -108,7 +117,9 @@ class Quantised(nn.Module):
                 f"the network has no layer {name!r}; its layers are {', '.join(list(self.weight_bits)[:6])}, ...",
             )
             weight, act = value if isinstance(value, tuple) else (value, self.act_bits[name])
-            require(2 <= weight <= 8 and 2 <= act <= 8, f"bits must lie in 2 to 8, but {value} came for {name!r}")
+            require(
+                2 <= weight <= 8 and 2 <= act <= 8, f"bits must lie in 2 to 8, but {value} came for {name!r}"
+            )
             self.weight_bits[name], self.act_bits[name] = weight, act
         return self
 
@@ -148,7 +159,8 @@ class Quantised(nn.Module):
         constant = [name for name in self.ranged if seen[name].low == seen[name].high == 0]
         if constant:
             warnings.warn(
-                f"{len(constant)} activations are 0 on all calibration images ({constant[0]!r} first)", stacklevel=2
+                f"{len(constant)} activations are 0 on all calibration images ({constant[0]!r} first)",
+                stacklevel=2,
             )
         return self
 
@@ -189,7 +201,8 @@ class Quantised(nn.Module):
         **Raises:** `JostleError` if the network was not calibrated.
         """
         require(
-            not bool(self.low.isnan().any()), "the network has no ranges yet; call calibrate with images first"
+            not bool(self.low.isnan().any()),
+            "the network has no ranges yet; call calibrate with images first",
         )
         found: dict[str, Grid] = {}
         at = {name: i for i, name in enumerate(self.ranged)}
@@ -197,7 +210,9 @@ class Quantised(nn.Module):
         for step in self.program.steps:
             if step.op == "input":
                 signed = self.config.act_mode == "symmetric"
-                found[step.name] = Grid(step.scale, step.zero - 128 * signed, -128 * signed, 255 - 128 * signed)
+                found[step.name] = Grid(
+                    step.scale, step.zero - 128 * signed, -128 * signed, 255 - 128 * signed
+                )
             elif step.op in PASSING:
                 found[step.name] = found[step.inputs[0]]
             elif not self.last(step):
@@ -233,9 +248,7 @@ class Quantised(nn.Module):
         for reader in self.program.consumers(name):
             if reader.op in LAYERS:
                 bits.append(self.act_bits[reader.name])
-            elif reader.op in PASSING:
-                bits.append(self._bits(reader.name))
-            elif reader.op == "concat":
+            elif reader.op in PASSING or reader.op == "concat":
                 bits.append(self._bits(reader.name))
             else:
                 bits.append(8)
@@ -282,7 +295,13 @@ class Quantised(nn.Module):
                 layer = self.layer(step.name) if step.op in LAYERS else None
                 source = grids[step.inputs[0]]
                 bits = self.weight_bits.get(step.name, 8)
-                if self.training and not self.folded and layer is not None and layer.norm is not None and grid:
+                if (
+                    self.training
+                    and not self.folded
+                    and layer is not None
+                    and layer.norm is not None
+                    and grid
+                ):
                     values[step.name] = unfolded_layer(step, inputs[0], layer, source, grid, bits, cfg)
                 else:
                     values[step.name], scale = fake_layer(step, inputs[0], layer, source, grid, bits, cfg)
@@ -345,4 +364,3 @@ def passing(step: Step, inputs: list[Tensor], zero: float, lowest: float, grid: 
 
 def _key(name: str) -> str:
     return name.replace(".", "/")
-

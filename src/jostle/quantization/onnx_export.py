@@ -103,7 +103,9 @@ class _Builder:
         return self.scalar(value, np.int8 if self.signed else np.uint8)
 
     def op(self, kind: str, inputs: list[str], output: str, domain: str = "", **attributes: Any) -> None:
-        self.nodes.append(self.onnx.helper.make_node(kind, inputs, [output], output, domain=domain, **attributes))
+        self.nodes.append(
+            self.onnx.helper.make_node(kind, inputs, [output], output, domain=domain, **attributes)
+        )
 
     def add(self, node: Node) -> None:
         """Append what computes `node`."""
@@ -131,7 +133,9 @@ class _Builder:
         else:
             assert node.op == "pad", node.op
             left, right, top, bottom = node.padding
-            pads = self.constant(f"{name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right], dtype=np.int64))
+            pads = self.constant(
+                f"{name}.pads", np.array([0, 0, top, left, 0, 0, bottom, right], dtype=np.int64)
+            )
             self.op("Pad", [inputs[0], pads, self.code(node.zeros[0])], name)
 
     def entry(self, node: Node) -> None:
@@ -164,7 +168,9 @@ class _Builder:
         )  # fmt: skip
         self.finish(node, output)
 
-    def qlinear_conv(self, node: Node, source: str, output: str, weight: np.ndarray, **attributes: Any) -> None:
+    def qlinear_conv(
+        self, node: Node, source: str, output: str, weight: np.ndarray, **attributes: Any
+    ) -> None:
         assert node.b is not None and node.c is not None
         scales = (node.b.double() * 2.0 ** (-node.c.double())).numpy().astype(np.float32)
         one, name = self.scalar(1.0, np.float32), node.name
@@ -187,7 +193,9 @@ class _Builder:
             # Inside a network: a 1x1 convolution on vectors, which ends in the same certified multiply.
             shape = self.constant(f"{name}.shape", np.array([0, -1, 1, 1], dtype=np.int64))
             self.op("Reshape", [source, shape], f"{name}.column")
-            self.qlinear_conv(node, f"{name}.column", f"{name}.out", weight[:, :, None, None], kernel_shape=[1, 1])
+            self.qlinear_conv(
+                node, f"{name}.column", f"{name}.out", weight[:, :, None, None], kernel_shape=[1, 1]
+            )
             output = self.clamped(node)
             self.op("Flatten", [f"{name}.out"], output, axis=1)
             self.finish(node, output)
@@ -205,7 +213,16 @@ class _Builder:
         zeros = [self.code(zero) for zero in node.zeros]
         self.op(
             "QLinearAdd",
-            [node.inputs[0], scales[0], zeros[0], node.inputs[1], scales[1], zeros[1], one, self.code(node.zero)],
+            [
+                node.inputs[0],
+                scales[0],
+                zeros[0],
+                node.inputs[1],
+                scales[1],
+                zeros[1],
+                one,
+                self.code(node.zero),
+            ],
             output,
             domain=MICROSOFT,
         )

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from jostle.quantization.folding import fold
 
-Op = Literal["input", "conv", "linear", "add", "concat", "maxpool", "avgpool", "clamp", "flatten", "pad", "requant"]
+Op = Literal[
+    "input", "conv", "linear", "add", "concat", "maxpool", "avgpool", "clamp", "flatten", "pad", "requant"
+]
 
 INF = float("inf")
 LAYERS = ("conv", "linear")

@@ -56,7 +56,10 @@ class Grid:
         """The grid of a tensor that was seen between `low` and `high`."""
         if mode == "symmetric":
             return cls.symmetric(max(abs(low), abs(high)), bits)
-        require(mode in ("unsigned", "affine"), f"act_mode must be unsigned, symmetric or affine, but {mode!r} came")
+        require(
+            mode in ("unsigned", "affine"),
+            f"act_mode must be unsigned, symmetric or affine, but {mode!r} came",
+        )
         return cls.affine(low, high, bits)
 
     def quantise(self, real: Float[Tensor, "..."]) -> Int[Tensor, "..."]:
@@ -97,7 +100,9 @@ def round_weights(
     """`clamp(rne(W / S))` within the codes of `bits`; all 0 where the scale is 0."""
     n = 2 ** (_bits(bits) - 1) - 1
     wide = scale.reshape(-1, *[1] * (weight.ndim - 1))
-    codes = torch.where(wide > 0, weight.detach().double() / wide.clamp_min(torch.finfo(torch.float64).tiny), 0)
+    codes = torch.where(
+        wide > 0, weight.detach().double() / wide.clamp_min(torch.finfo(torch.float64).tiny), 0
+    )
     return torch.round(codes).clamp(-n - 1, n).long()
 
 
@@ -115,7 +120,9 @@ class Range:
     (0.0, 1.1)
     """
 
-    def __init__(self, method: Calibration = "minmax", *, bits: int = 8, momentum: float = 0.99, keep: float = 99.9):
+    def __init__(
+        self, method: Calibration = "minmax", *, bits: int = 8, momentum: float = 0.99, keep: float = 99.9
+    ):
         known = ("minmax", "ema", "percentile", "mse")
         require(method in known, f"calibration must be one of {', '.join(known)}, but {method!r} came")
         require(0 <= momentum < 1, f"momentum must lie in [0, 1), but {momentum} came")

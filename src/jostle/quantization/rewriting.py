@@ -111,5 +111,3 @@ def join_concats(program: Program) -> dict[str, str]:
                 program.steps.insert(at, rescale)
                 tied[rescale.name] = step.name
     return tied
-
-

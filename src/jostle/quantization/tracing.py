@@ -1,8 +1,6 @@
 """From a user's network to a program: traced by `torch.export`, constants folded, layers fused."""
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +10,13 @@ from jostle.core.errors import JostleError, require
 from jostle.core.taps import frozen
 from jostle.quantization.program import INF, LAYERS, Layer, Program, Step
 from jostle.quantization.rewriting import fold_input
+from jostle.quantization.walking import Walker, clamp_ends, module_of, name_of, needed, pair, where
 
 _SAME = {
     "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "dropout", "dropout_", "feature_dropout",
     "_assert_tensor_metadata",
 }  # fmt: skip
 _CLAMPS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_", "clamp_min", "clamp_min_"}
-_PREFIX = {"sub", "add", "mul", "div", "rsub", "select", "unsqueeze", "slice", "cat", "sub_", "div_", "mul_"}
 _VIEWS = {"flatten", "view", "reshape", "_unsafe_view", "squeeze"}
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, ReLU, ReLU6, clamp, add, cat, max and average pooling, mean over space, flatten, pad, "
@@ -53,7 +51,9 @@ def trace(model: nn.Module, example: Tensor) -> Program:
     with frozen(model), torch.no_grad():
         try:
             exported = torch.export.export(model, (example.repeat(2, 1, 1, 1)[:2],), strict=False)
-        except Exception as error:  # torch.export runs the user's own forward code: it may fail in any way it likes
+        except (
+            Exception
+        ) as error:  # torch.export runs the user's own forward code: it may fail in any way it likes
             raise JostleError(
                 f"the model could not be traced: {str(error).strip().splitlines()[0] if str(error) else error!r}; "
                 "its forward pass must not depend on the values of tensors"
@@ -61,35 +61,13 @@ def trace(model: nn.Module, example: Tensor) -> Program:
     return _Tracer(exported).program()
 
 
-class _Tracer:
-    def __init__(self, exported: Any):
-        signature = exported.graph_signature
-        self.graph: fx.Graph = exported.graph_module.graph
-        self.order = {node: i for i, node in enumerate(self.graph.nodes)}
-        self.constant: dict[fx.Node, Tensor] = {}
-        self.title: dict[fx.Node, str] = {}
-        named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
-        named |= dict(signature.inputs_to_lifted_tensor_constants)
-        stores = {**exported.constants, **exported.state_dict}
-        self.source: fx.Node | None = None
-        for node in self.graph.nodes:
-            if node.op == "placeholder" and node.name in named:
-                self.constant[node] = stores[named[node.name]].detach()
-                self.title[node] = named[node.name]
-            elif node.op == "placeholder":
-                self.source = node
-        assert self.source is not None
-        self.value: dict[fx.Node, str] = {}
-        self.steps: list[Step] = []
-        self.layers: dict[str, Layer] = {}
-        self.notes: list[str] = []
-
+class _Tracer(Walker):
     def program(self) -> Program:
         """Walk the graph."""
         for node in self.graph.nodes:
             if node.op == "call_function":
-                self._fold(node)
-        prefix = self._prefix()
+                self.fold(node)
+        prefix = self.prefix()
         output = ""
         for node in self.graph.nodes:
             if node.op == "output":
@@ -102,76 +80,19 @@ class _Tracer:
                 output = self.value[results[0]]
             elif node.op == "call_function" and node not in prefix and node not in self.constant:
                 self._visit(node)
-        needed = _needed(self.steps, output)
-        steps = [step for step in self.steps if step.name in needed]
-        program = Program(steps, {n: layer for n, layer in self.layers.items() if n in needed}, output, self.notes)
+        wanted = needed(self.steps, output)
+        steps = [step for step in self.steps if step.name in wanted]
+        program = Program(
+            steps, {n: layer for n, layer in self.layers.items() if n in wanted}, output, self.notes
+        )
         require(bool(program.names), "the model has no convolution or linear layer")
         fold_input(program, self.gain, self.offset)
         return program
 
-    def _fold(self, node: fx.Node) -> None:
-        """Evaluate a node whose inputs are all known: reparametrised weights, for example."""
-        inputs = node.all_input_nodes
-        if not inputs or any(source not in self.constant for source in inputs):
-            return
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.constant[n])
-        target: Callable[..., Any] = node.target  # type: ignore[assignment]
-        result = target(*args, **kwargs)
-        if isinstance(result, Tensor):
-            self.constant[node] = result
-            self.title[node] = node.name
-
-    def _prefix(self) -> set[fx.Node]:
-        """The nodes between the input and the first layer, evaluated into a gain and an offset a channel."""
-        source = self.source
-        assert source is not None
-        inside: set[fx.Node] = {source}
-        for node in self.graph.nodes:
-            if node.op != "call_function" or _name(node) not in _PREFIX | {"clone", "contiguous", "to"}:
-                continue
-            inputs = node.all_input_nodes
-            if any(n in inside for n in inputs) and all(n in inside or n in self.constant for n in inputs):
-                inside.add(node)
-        frontier = [n for n in inside if any(user not in inside for user in n.users)]
-        shape = tuple(source.meta["val"].shape)
-        require(
-            len(frontier) == 1,
-            "the model uses its input in several forms before the first layer; give it one normalisation",
-        )
-        last, channels = frontier[0], shape[1]
-        ones = torch.ones(1, channels, *shape[2:], dtype=torch.float64)
-        draws = torch.rand(ones.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-        at_zero, at_one, at_random = (self._evaluate(last, x, inside) for x in (0 * ones, ones, draws))
-        fits = at_zero.shape == ones.shape
-        if fits:
-            self.offset = at_zero[0, :, 0, 0]
-            self.gain = at_one[0, :, 0, 0] - self.offset
-            wanted = draws * self.gain.reshape(1, -1, 1, 1) + self.offset.reshape(1, -1, 1, 1)
-            fits = bool(torch.allclose(at_random, wanted, rtol=1e-4, atol=1e-5)) and bool((self.gain != 0).all())
-        require(fits, f"what the model does to its input before {last.name!r} is not affine in each channel")
-        self.steps.append(Step("input", "input", (), (channels, *shape[2:])))
-        for node in inside:
-            self.value[node] = "input"
-        return inside
-
-    def _evaluate(self, last: fx.Node, x: Tensor, inside: set[fx.Node]) -> Tensor:
-        known: dict[fx.Node, Any] = {}
-        for node in sorted(inside, key=lambda n: self.order[n]):
-            if node is self.source:
-                known[node] = x
-                continue
-            args, kwargs = fx.node.map_arg(
-                (node.args, node.kwargs),
-                lambda n: known[n] if n in known else self.constant[n].to(x.device).double(),
-            )
-            target: Callable[..., Any] = node.target  # type: ignore[assignment]
-            known[node] = known[node.all_input_nodes[0]] if _name(node) == "to" else target(*args, **kwargs)
-        return known[last].double()
-
     def _visit(self, node: fx.Node) -> None:
-        name = _name(node)
+        name = name_of(node)
         if name in _SAME:
-            self.value[node] = self._in(node, 0)
+            self.value[node] = self.input(node, 0)
         elif name in ("conv2d", "linear"):
             self._layer(node, name)
         elif name == "batch_norm":
@@ -180,21 +101,27 @@ class _Tracer:
             self._clamp(node, name)
         elif name in ("add", "add_"):
             require(
-                float(node.kwargs.get("alpha", 1)) == 1 and all(isinstance(a, fx.Node) for a in node.args[:2]),  # type: ignore[arg-type]
+                float(node.kwargs.get("alpha", 1)) == 1
+                and all(isinstance(a, fx.Node) for a in node.args[:2]),  # type: ignore[arg-type]
                 f"{node.name!r} adds a number or a multiple, which has no integer form here",
             )
-            self._need_traced(node)
-            pair = self._in(node, 0), self._in(node, 1)
-            shapes = [self._shape(self._node(node, i)) for i in (0, 1)]
-            require(shapes[0] == shapes[1], f"{node.name!r} adds tensors of shapes {shapes[0]} and {shapes[1]}")
-            self._emit(node, "add", pair)
+            self.need_traced(node)
+            pair = self.input(node, 0), self.input(node, 1)
+            shapes = [self.shape(self.node(node, i)) for i in (0, 1)]
+            require(
+                shapes[0] == shapes[1], f"{node.name!r} adds tensors of shapes {shapes[0]} and {shapes[1]}"
+            )
+            self.emit(node, "add", pair)
         elif name == "cat":
             parts = node.args[0]
             dim = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
-            rank = len(self._shape(node)) + 1
-            require(dim in (1, 1 - rank), f"{node.name!r} concatenates along axis {dim}; only channels (1) will do")
-            self._need_traced(node)
-            self._emit(node, "concat", tuple(self.value[n] for n in parts))  # type: ignore[union-attr,index]
+            rank = len(self.shape(node)) + 1
+            require(
+                dim in (1, 1 - rank),
+                f"{node.name!r} concatenates along axis {dim}; only channels (1) will do",
+            )
+            self.need_traced(node)
+            self.emit(node, "concat", tuple(self.value[n] for n in parts))  # type: ignore[union-attr,index]
         elif name == "max_pool2d":
             self._max_pool(node)
         elif name in ("avg_pool2d", "adaptive_avg_pool2d", "mean"):
@@ -205,51 +132,57 @@ class _Tracer:
             self._pad(node)
         else:
             raise JostleError(
-                f"{node.name!r} ({node.target}{_where(node)}) has no integer form; supported are {SUPPORTED}"
+                f"{node.name!r} ({node.target}{where(node)}) has no integer form; supported are {SUPPORTED}"
             )
         if name.endswith("_") and isinstance(node.args[0], fx.Node):
             self.value[node.args[0]] = self.value[node]  # later readers see what was written in place
 
     def _layer(self, node: fx.Node, name: str) -> None:
-        args = dict(zip(("input", "weight", "bias", "stride", "padding", "dilation", "groups"), node.args, strict=False))
+        args = dict(
+            zip(
+                ("input", "weight", "bias", "stride", "padding", "dilation", "groups"),
+                node.args,
+                strict=False,
+            )
+        )
         args |= node.kwargs
         weight_node, bias_node = args["weight"], args.get("bias")
         require(
             weight_node in self.constant and (bias_node is None or bias_node in self.constant),
-            f"{node.name!r}{_where(node)} has weights that depend on the input",
+            f"{node.name!r}{where(node)} has weights that depend on the input",
         )
         weight = self.constant[weight_node].float()  # type: ignore[index]
         bias = None if bias_node is None else self.constant[bias_node].float()  # type: ignore[index]
-        title = _module(node) or self.title[weight_node].removesuffix(".weight")  # type: ignore[index]
+        title = module_of(node) or self.title[weight_node].removesuffix(".weight")  # type: ignore[index]
         if title in self.layers:
             count = 2 + sum(other.startswith(f"{title}#") for other in self.layers)
             self.notes.append(f"layer {title!r} is used {count} times; each use has weights of its own now")
             title = f"{title}#{count}"
-        source = self._in(node, 0)
+        source = self.input(node, 0)
         self.layers[title] = Layer(weight, bias)
         if name == "linear":
-            require(len(self._shape(node)) == 1, f"{title!r} must see vectors; flatten its input first")
-            self._emit(node, "linear", (source,), title)
+            require(len(self.shape(node)) == 1, f"{title!r} must see vectors; flatten its input first")
+            self.emit(node, "linear", (source,), title)
             return
         kernel = (weight.shape[2], weight.shape[3])
-        dilation = _pair(args.get("dilation", 1))
+        dilation = pair(args.get("dilation", 1))
         padding: Any = args.get("padding", 0)
         if isinstance(padding, str):
             total = [dilation[i] * (kernel[i] - 1) if padding == "same" else 0 for i in (0, 1)]
             sides = (total[1] // 2, total[1] - total[1] // 2, total[0] // 2, total[0] - total[0] // 2)
         else:
-            high, wide = _pair(padding)
+            high, wide = pair(padding)
             sides = (wide, wide, high, high)
-        before = self._step(source)
-        if before.op == "pad" and len(self._node(node, 0).users) == 1:
+        before = self.step(source)
+        if before.op == "pad" and len(self.node(node, 0).users) == 1:
             sides = tuple(a + b for a, b in zip(sides, before.padding, strict=True))
             source = before.inputs[0]
-        self._emit(
+        self.emit(
             node,
             "conv",
             (source,),
             title,
-            stride=_pair(args.get("stride", 1)),
+            stride=pair(args.get("stride", 1)),
             padding=sides,
             dilation=dilation,
             kernel=kernel,
@@ -259,35 +192,37 @@ class _Tracer:
     def _norm(self, node: fx.Node) -> None:
         x, gain, shift, mean, variance = node.args[:5]
         eps = float(node.args[7])  # type: ignore[arg-type]
-        channels = self._shape(self._node(node, 0))[0]
-        require(mean in self.constant, f"{node.name!r}{_where(node)} keeps no running statistics")
+        channels = self.shape(self.node(node, 0))[0]
+        require(mean in self.constant, f"{node.name!r}{where(node)} keeps no running statistics")
         mean, variance = self.constant[mean].float(), self.constant[variance].float()  # type: ignore[index]
         gain = torch.ones(channels) if gain is None else self.constant[gain].float()  # type: ignore[index]
         shift = torch.zeros(channels) if shift is None else self.constant[shift].float()  # type: ignore[index]
-        before = self._step(self._in(node, 0))
+        before = self.step(self.input(node, 0))
         alone = before.op in LAYERS and before.clamp == (-INF, INF) and len(x.users) == 1  # type: ignore[union-attr]
         if alone and self.layers[before.name].norm is None:
             self.layers[before.name].attach(gain, shift, mean, variance, eps)
             self.value[node] = before.name
             return
         # With no layer to fold into: an affine map a channel is a depthwise 1x1 convolution.
-        require(len(self._shape(node)) == 3, f"{node.name!r}{_where(node)} normalises vectors that no layer made")
-        title = _module(node) or node.name
+        require(
+            len(self.shape(node)) == 3, f"{node.name!r}{where(node)} normalises vectors that no layer made"
+        )
+        title = module_of(node) or node.name
         factor = gain * torch.rsqrt(variance + eps)
         self.layers[title] = Layer(factor.reshape(-1, 1, 1, 1), shift - mean * factor)
-        self._emit(node, "conv", (before.name,), title, groups=channels)
+        self.emit(node, "conv", (before.name,), title, groups=channels)
 
     def _clamp(self, node: fx.Node, name: str) -> None:
-        ends = _clamp_ends(node, name)
+        ends = clamp_ends(node, name)
         require(ends[0] <= 0 <= ends[1], f"{node.name!r} clamps to {ends}, which does not hold 0")
-        x = self._node(node, 0)
-        before = self._step(self._in(node, 0))
+        x = self.node(node, 0)
+        before = self.step(self.input(node, 0))
         free = before.op in (*LAYERS, "add", "avgpool") and before.clamp == (-INF, INF)
         if free and not self._others(before.name, x, node, in_place=name.endswith("_")):
-            self._replace(before.name, clamp=ends)
+            self.change(before.name, clamp=ends)
             self.value[node] = before.name
         else:
-            self._emit(node, "clamp", (before.name,), clamp=ends)
+            self.emit(node, "clamp", (before.name,), clamp=ends)
 
     def _others(self, name: str, x: fx.Node, node: fx.Node, *, in_place: bool) -> bool:
         """Whether anybody but `node` reads the step's output; after an in-place write they read what was written."""
@@ -301,19 +236,19 @@ class _Tracer:
     def _max_pool(self, node: fx.Node) -> None:
         keys = ("input", "kernel_size", "stride", "padding", "dilation", "ceil_mode")
         args: dict[str, Any] = dict(zip(keys, node.args, strict=False)) | dict(node.kwargs)
-        kernel = _pair(args["kernel_size"])
-        stride = _pair(args.get("stride") or kernel)
-        dilation, (high, wide) = _pair(args.get("dilation", 1)), _pair(args.get("padding", 0))
-        size, out = self._shape(self._node(node, 0))[1:], self._shape(node)[1:]
+        kernel = pair(args["kernel_size"])
+        stride = pair(args.get("stride") or kernel)
+        dilation, (high, wide) = pair(args.get("dilation", 1)), pair(args.get("padding", 0))
+        size, out = self.shape(self.node(node, 0))[1:], self.shape(node)[1:]
         # `ceil_mode` is more padding at the far ends, which a maximum does not see.
         far = [
             max(p, (o - 1) * s + d * (k - 1) + 1 - n - p)
             for n, o, k, s, d, p in zip(size, out, kernel, stride, dilation, (high, wide), strict=True)
         ]
-        self._emit(
+        self.emit(
             node,
             "maxpool",
-            (self._in(node, 0),),
+            (self.input(node, 0),),
             kernel=kernel,
             stride=stride,
             dilation=dilation,
@@ -321,16 +256,24 @@ class _Tracer:
         )
 
     def _average(self, node: fx.Node, name: str) -> None:
-        size = self._shape(self._node(node, 0))
+        size = self.shape(self.node(node, 0))
         require(len(size) == 3, f"{node.name!r} averages over something else than height and width")
         stride: tuple[int, int]
         padding = (0, 0, 0, 0)
         if name == "avg_pool2d":
-            keys = ("input", "kernel_size", "stride", "padding", "ceil_mode", "count_include_pad", "divisor_override")
+            keys = (
+                "input",
+                "kernel_size",
+                "stride",
+                "padding",
+                "ceil_mode",
+                "count_include_pad",
+                "divisor_override",
+            )
             args: dict[str, Any] = dict(zip(keys, node.args, strict=False)) | dict(node.kwargs)
-            kernel = _pair(args["kernel_size"])
-            stride = _pair(args.get("stride") or kernel)
-            high, wide = _pair(args.get("padding", 0))
+            kernel = pair(args["kernel_size"])
+            stride = pair(args.get("stride") or kernel)
+            high, wide = pair(args.get("padding", 0))
             padding = (wide, wide, high, high)
             require(
                 bool(args.get("count_include_pad", True)) or high == wide == 0,
@@ -338,122 +281,54 @@ class _Tracer:
             )
             floor = [(size[i + 1] + 2 * (high, wide)[i] - kernel[i]) // stride[i] + 1 for i in (0, 1)]
             require(
-                self._shape(node)[1:] == tuple(floor) and args.get("divisor_override") is None,
+                self.shape(node)[1:] == tuple(floor) and args.get("divisor_override") is None,
                 f"{node.name!r} averages with ceil_mode or a divisor of its own, which has no integer form here",
             )
         elif name == "mean":
             dims = {int(d) % (len(size) + 1) for d in node.args[1]}  # type: ignore[union-attr]
-            require(dims == {2, 3}, f"{node.name!r} takes the mean over axes {sorted(dims)}; only (2, 3) will do")
+            require(
+                dims == {2, 3}, f"{node.name!r} takes the mean over axes {sorted(dims)}; only (2, 3) will do"
+            )
             kernel = stride = (size[1], size[2])
         else:
-            out = self._shape(node)[1:]
+            out = self.shape(node)[1:]
             if out == size[1:]:
-                self.value[node] = self._in(node, 0)
+                self.value[node] = self.input(node, 0)
                 return
             require(
                 size[1] % out[0] == 0 and size[2] % out[1] == 0,
-                f"{node.name!r} pools {size[1:]} to {out}, in windows of several sizes; choose an input size that divides",
+                f"{node.name!r} pools {size[1:]} to {out}, in windows of several sizes; choose another input size",
             )
             kernel = stride = (size[1] // out[0], size[2] // out[1])
-        self._emit(node, "avgpool", (self._in(node, 0),), kernel=kernel, stride=stride, padding=padding)
-        if name == "mean" and len(self._shape(node)) == 1:
+        self.emit(node, "avgpool", (self.input(node, 0),), kernel=kernel, stride=stride, padding=padding)
+        if name == "mean" and len(self.shape(node)) == 1:
             pooled = self.value[node]
-            self._replace(pooled, shape=(size[0], 1, 1))
+            self.change(pooled, shape=(size[0], 1, 1))
             self.steps.append(Step(f"{pooled}.flat", "flatten", (pooled,), (size[0],)))
             self.value[node] = f"{pooled}.flat"
 
     def _view(self, node: fx.Node) -> None:
-        before, after = self._shape(self._node(node, 0)), self._shape(node)
+        before, after = self.shape(self.node(node, 0)), self.shape(node)
         if before == after:
-            self.value[node] = self._in(node, 0)
+            self.value[node] = self.input(node, 0)
             return
-        whole = node.meta["val"].shape[0] == self._node(node, 0).meta["val"].shape[0]
+        whole = node.meta["val"].shape[0] == self.node(node, 0).meta["val"].shape[0]
         require(
             whole and len(after) == 1 and math.prod(before) == after[0],
-            f"{node.name!r}{_where(node)} reshapes {before} to {after}; only flattening will do",
+            f"{node.name!r}{where(node)} reshapes {before} to {after}; only flattening will do",
         )
-        self._emit(node, "flatten", (self._in(node, 0),))
+        self.emit(node, "flatten", (self.input(node, 0),))
 
     def _pad(self, node: fx.Node) -> None:
         sides: Any = node.args[1]
-        value = node.args[-1] if len(node.args) > (3 if _name(node) == "pad" else 2) else node.kwargs.get("value")
-        mode = node.args[2] if _name(node) == "pad" and len(node.args) > 2 else "constant"
+        value = (
+            node.args[-1]
+            if len(node.args) > (3 if name_of(node) == "pad" else 2)
+            else node.kwargs.get("value")
+        )
+        mode = node.args[2] if name_of(node) == "pad" and len(node.args) > 2 else "constant"
         require(
             mode == "constant" and not value and len(sides) == 4 and min(sides) >= 0,
-            f"{node.name!r}{_where(node)} pads with something else than zeros around height and width",
+            f"{node.name!r}{where(node)} pads with something else than zeros around height and width",
         )
-        self._emit(node, "pad", (self._in(node, 0),), padding=tuple(int(s) for s in sides))
-
-    def _emit(self, node: fx.Node, op: Any, inputs: tuple[str, ...], title: str = "", **fields: Any) -> None:
-        name = title or node.name
-        self.steps.append(Step(name, op, inputs, self._shape(node), **fields))
-        self.value[node] = name
-
-    def _replace(self, name: str, **changes: Any) -> None:
-        at = next(i for i, step in enumerate(self.steps) if step.name == name)
-        self.steps[at] = replace(self.steps[at], **changes)
-
-    def _step(self, name: str) -> Step:
-        return next(step for step in self.steps if step.name == name)
-
-    def _node(self, node: fx.Node, at: int) -> fx.Node:
-        found = node.args[at]
-        assert isinstance(found, fx.Node)
-        return found
-
-    def _in(self, node: fx.Node, at: int) -> str:
-        source = node.args[at]
-        require(source in self.value, f"{node.name!r}{_where(node)} reads something that is no image or feature map")
-        return self.value[source]  # type: ignore[index]
-
-    def _need_traced(self, node: fx.Node) -> None:
-        for source in node.all_input_nodes:
-            require(source in self.value, f"{node.name!r}{_where(node)} mixes features with a constant tensor")
-
-    def _shape(self, node: fx.Node) -> tuple[int, ...]:
-        return tuple(int(side) for side in node.meta["val"].shape[1:])
-
-
-def _needed(steps: list[Step], output: str) -> set[str]:
-    needed = {output, "input"}
-    for step in reversed(steps):
-        if step.name in needed:
-            needed |= set(step.inputs)
-    return needed
-
-
-def _name(node: fx.Node) -> str:
-    return str(getattr(node.target, "overloadpacket", node.target)).rpartition(".")[2]
-
-
-def _where(node: fx.Node) -> str:
-    module = _module(node)
-    return f" in {module!r}" if module else ""
-
-
-def _module(node: fx.Node) -> str:
-    stack = node.meta.get("nn_module_stack") or {}
-    found = list(stack.values())
-    return str(found[-1][0]) if found else ""
-
-
-def _pair(value: Any) -> tuple[int, int]:
-    if isinstance(value, int):
-        return value, value
-    values = [int(v) for v in value]
-    return (values[0], values[0]) if len(values) == 1 else (values[0], values[1])
-
-
-def _clamp_ends(node: fx.Node, name: str) -> tuple[float, float]:
-    rest = list(node.args[1:])
-    if name in ("relu", "relu_"):
-        return 0.0, INF
-    if name == "relu6":
-        return 0.0, 6.0
-    if name.startswith("hardtanh"):
-        low = rest[0] if rest else node.kwargs.get("min_val", -1.0)
-        high = rest[1] if len(rest) > 1 else node.kwargs.get("max_val", 1.0)
-    else:
-        low = rest[0] if rest else node.kwargs.get("min")
-        high = rest[1] if len(rest) > 1 else node.kwargs.get("max")
-    return -INF if low is None else float(low), INF if high is None else float(high)  # type: ignore[arg-type]
+        self.emit(node, "pad", (self.input(node, 0),), padding=tuple(int(s) for s in sides))

@@ -61,7 +61,11 @@ class Sensitivity:
 
     def numbers(self) -> dict[str, Any]:
         """A row a layer."""
-        rows: dict[str, Any] = {"method": self.method, "samples": self.samples, "doubtful": len(self.doubtful)}
+        rows: dict[str, Any] = {
+            "method": self.method,
+            "samples": self.samples,
+            "doubtful": len(self.doubtful),
+        }
         for i, name in enumerate(self.layers):
             row: dict[str, Any] = {"parameters": self.params[i], "MACs": self.macs[i]}
             if self.trace is not None and self.sem is not None:
@@ -129,10 +133,10 @@ def sensitivity(
 
     | method | `Omega_i(b)` | cost |
     | --- | --- | --- |
-    | `hessian` | `Tr(H_i) / n_i |dW|^2` (HAWQ-V2/V3), Hutchinson's estimate by joint probes | 2 to 4 gradients a probe |
+    | `hessian` | `Tr(H_i) / n_i |dW|^2` (HAWQ-V2/V3), Hutchinson's estimate | 2 to 4 gradients a probe |
     | `fisher` | `E_x E_{y~p} |g_i|^2 / n_i |dW|^2`: positive, far less noise | a gradient an image |
     | `fisher_quadratic` | `E (g_i . dW)^2`, without taking the curvature for isotropic | the same |
-    | `kl`, `loss` | divergence of the outputs, or growth of the loss, when the layer alone is rounded | a pass a width |
+    | `kl`, `loss` | divergence of outputs, or growth of the loss, with that layer rounded | a pass a width |
     | `error` | `|dW|^2` | none |
 
     **Arguments:** `network`: calibrated; not changed. `images`: in [0, 1]. `labels`: for `hessian` and `loss`;
@@ -163,16 +167,31 @@ def sensitivity(
         squares, projections = fisher_samples(folded, images, deltas, bits, draw, callback)
         trace, sem = _mean_and_error(squares)
         if method == "fisher":
-            omega, omega_sem = trace[:, None] / params[:, None] * error, sem[:, None] / params[:, None] * error
+            omega, omega_sem = (
+                trace[:, None] / params[:, None] * error,
+                sem[:, None] / params[:, None] * error,
+            )
         else:
             omega, omega_sem = _mean_and_error(projections)
         samples = len(images)
     else:
-        omega, omega_sem = _mean_and_error(_single_layers(folded, images, labels, deltas, bits, method, callback))
+        omega, omega_sem = _mean_and_error(
+            _single_layers(folded, images, labels, deltas, bits, method, callback)
+        )
         samples = len(images)
     macs = tuple(network.program.macs(n) for n in names)
     return Sensitivity(
-        method, tuple(names), bits, tuple(int(p) for p in params), macs, error, omega, omega_sem, trace, sem, samples
+        method,
+        tuple(names),
+        bits,
+        tuple(int(p) for p in params),
+        macs,
+        error,
+        omega,
+        omega_sem,
+        trace,
+        sem,
+        samples,
     )
 
 
@@ -190,8 +209,21 @@ def hessian_probes(
     One Hessian-vector product serves all layers. Stops when standard errors are below `tolerance` of the means.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of a package that curvlinops imports: not the user's business
-        curvature = optional("curvlinops", "quantization")
+        # Of what curvlinops imports when it first works: not the user's business.
+        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
+        return _probes(folded, images, labels, probes, tolerance, generator, callback)
+
+
+def _probes(
+    folded: Folded,
+    images: Tensor,
+    labels: Tensor | None,
+    probes: int,
+    tolerance: float,
+    generator: torch.Generator,
+    callback: Callable[[int, int, str], None] | None,
+) -> np.ndarray:
+    curvature = optional("curvlinops", "quantization")
     require(probes >= 2, f"probes must be at least 2, but {probes} came")
     weights = list(folded.weights.values())
     if labels is None:
@@ -238,7 +270,10 @@ def fisher_samples(
         grads = torch.autograd.grad(log[0, int(chosen)], list(weights.values()))
         squares.append([float(g.double().square().sum()) for g in grads])
         projections.append(
-            [[float((g * deltas[n, b]).double().sum()) ** 2 for b in bits] for n, g in zip(weights, grads, strict=True)]
+            [
+                [float((g * deltas[n, b]).double().sum()) ** 2 for b in bits]
+                for n, g in zip(weights, grads, strict=True)
+            ]
         )
         if callback is not None:
             callback(k + 1, len(images), "images")

@@ -3,18 +3,18 @@
 import numpy as np
 import pytest
 import torch
+from quantization.nets import Tiny, pictures, seeded
 from torch import nn
 
 from jostle.core.errors import JostleError
 from jostle.quantization import quantize
-from jostle.quantization.sensitivity import (
+from jostle.quantization.sensitivities import (
     Folded,
     fisher_samples,
     hessian_probes,
     rounding_errors,
     sensitivity,
 )
-from quantization.nets import Tiny, pictures, seeded
 
 pytest.importorskip("curvlinops", reason="curvature is not installed: pip install 'jostle[quantization]'")
 
@@ -27,10 +27,13 @@ def exact_traces(folded: Folded, x: torch.Tensor, y: torch.Tensor) -> list[float
     """Diagonal of the Hessian by one second derivative a weight."""
     found = []
     for name in folded.weights:
+
         def loss(weight: torch.Tensor, name: str = name) -> torch.Tensor:
-            state = {k: v for k, v in folded.named_parameters()}
+            state = dict(folded.named_parameters())
             key = next(k for k, v in state.items() if v is folded.weights[name])
-            return nn.functional.cross_entropy(torch.func.functional_call(folded, {**state, key: weight}, (x,)), y)
+            return nn.functional.cross_entropy(
+                torch.func.functional_call(folded, {**state, key: weight}, (x,)), y
+            )
 
         hessian = torch.autograd.functional.hessian(loss, folded.weights[name].detach())
         n = folded.weights[name].numel()
@@ -66,24 +69,38 @@ def test_probes_find_the_trace_within_their_error_and_of_the_predicted_spread() 
         state = dict(folded.named_parameters())
         keys = [next(k for k, v in state.items() if v is w) for w in weights]
         return nn.functional.cross_entropy(
-            torch.func.functional_call(folded, {**state, **dict(zip(keys, given, strict=True))}, (images,)), labels
+            torch.func.functional_call(folded, {**state, **dict(zip(keys, given, strict=True))}, (images,)),
+            labels,
         )
 
     blocks = torch.autograd.functional.hessian(loss, tuple(w.detach() for w in weights))
-    rows = [torch.cat([b.reshape(w.numel(), -1) for b in row], 1) for w, row in zip(weights, blocks, strict=True)]
+    rows = [
+        torch.cat([b.reshape(w.numel(), -1) for b in row], 1) for w, row in zip(weights, blocks, strict=True)
+    ]
     H = torch.cat(rows)
     predicted = 2 * float(H.square().sum() - H.diag().square().sum())
     assert values.sum(1).var(ddof=1) == pytest.approx(predicted, rel=0.25)
 
 
 def test_probes_are_exact_on_a_hessian_of_rank_one() -> None:
-    from jostle.quantization.program import Layer, Program, Step
     from jostle.quantization.network import QuantConfig, Quantised
+    from jostle.quantization.program import Layer, Program, Step
 
     layer = Layer(torch.tensor([[0.7], [0.0]]), None)
-    program = Program([Step("input", "input", (), (1, 1, 1), scale=1 / 255), Step("flat", "flatten", ("input",), (1,)), Step("only", "linear", ("flat",), (2,))], {"only": layer}, "only")
+    program = Program(
+        [
+            Step("input", "input", (), (1, 1, 1), scale=1 / 255),
+            Step("flat", "flatten", ("input",), (1,)),
+            Step("only", "linear", ("flat",), (2,)),
+        ],
+        {"only": layer},
+        "only",
+    )
     folded = Folded(Quantised(program, QuantConfig())).double()
-    images, labels = torch.rand(6, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double(), torch.zeros(6).long()
+    images, labels = (
+        torch.rand(6, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double(),
+        torch.zeros(6).long(),
+    )
     wanted = exact_traces(folded, images, labels)[0]
     # The off-diagonal entry is minus the diagonal ones: v^T H v is 0 or 2 Tr H, never noise beside them.
     values = hessian_probes(folded, images, labels, 40, 0.0, torch.Generator().manual_seed(1))[:, 0]
@@ -105,7 +122,9 @@ def test_fisher_and_hessian_are_one_for_the_last_layer() -> None:
     assert total == pytest.approx(wanted, rel=1e-10)
     deltas = rounding_errors(quantize(seeded(Smooth), images.float()), (4,))
     draws = [
-        fisher_samples(folded, images, {k: v.double() for k, v in deltas.items()}, (4,), torch.Generator().manual_seed(s))[0][:, 1]
+        fisher_samples(
+            folded, images, {k: v.double() for k, v in deltas.items()}, (4,), torch.Generator().manual_seed(s)
+        )[0][:, 1]
         for s in range(40)
     ]
     means = np.array([d.mean() for d in draws])
@@ -120,7 +139,9 @@ def test_every_method_gives_a_row_a_layer_and_fewer_bits_cost_more(method: str) 
     before = {k: v.clone() for k, v in quantised.state_dict().items()}
     found = sensitivity(quantised, images, labels, method=method, bits=(2, 4, 8), probes=4)
     assert found.layers == tuple(quantised.program.names) and found.omega.shape == (5, 3)
-    assert bool((found.error[:, 0] > found.error[:, 1]).all()) and bool((found.error[:, 1] > found.error[:, 2]).all())
+    assert bool((found.error[:, 0] > found.error[:, 1]).all()) and bool(
+        (found.error[:, 1] > found.error[:, 2]).all()
+    )
     if method in ("fisher", "fisher_quadratic", "kl", "error"):
         assert bool((found.omega >= 0).all()) and found.omega[:, 0].sum() > found.omega[:, 2].sum()
     if method != "error":
