@@ -31,7 +31,9 @@ def sensitivities(tables: Mapping[str, Mapping[str, Any]]) -> "Figure":
             colour, mark, label = _LOOK[method]
             x = np.arange(len(table["layers"])) + 0.16 * (k - (len(tables) - 1) / 2)
             omega, sem = np.array(table["omega"]), np.array(table["sem"])
-            axes.errorbar(x, omega, sem, fmt=mark, color=COLOURS[colour], label=label, markersize=4, elinewidth=1)
+            axes.errorbar(
+                x, omega, sem, fmt=mark, color=COLOURS[colour], label=label, markersize=4, elinewidth=1
+            )
         names = list(next(iter(tables.values()))["layers"])
         positive = [float(v) for table in tables.values() for v in table["omega"] if v > 0]
         axes.set_yscale("symlog", linthresh=max(min(positive, default=1e-9), max(positive, default=1) * 1e-6))
@@ -91,7 +93,10 @@ def pareto(points: Mapping[str, Sequence[Mapping[str, float]]], unquantised: flo
             axis.set_xlabel(label)
         axes[0].set_ylabel("accuracy (%), dotted: float32")
         axes[2].annotate(
-            "this engine takes\nthe same time\nfor 4 and 8 bits", (0.05, 0.06), xycoords="axes fraction", fontsize=7
+            "this engine takes\nthe same time\nfor 4 and 8 bits",
+            (0.05, 0.06),
+            xycoords="axes fraction",
+            fontsize=7,
         )
         axes[0].legend(loc="lower right", fontsize=7)
     return made
@@ -126,8 +131,13 @@ def training(accuracy: Mapping[str, float], intervals: Mapping[str, tuple[float,
         names = list(accuracy)
         values = [accuracy[name] for name in names]
         spread = np.array([[accuracy[n] - intervals[n][0], intervals[n][1] - accuracy[n]] for n in names]).T
-        tones = [COLOURS["black"] if "float" in n else COLOURS["blue"] if "trained" in n else COLOURS["orange"] for n in names]
-        axes.barh(range(len(names)), values, xerr=np.maximum(spread, 0), color=tones, height=0.62, ecolor="#555555")
+        tones = [
+            COLOURS["black"] if "float" in n else COLOURS["blue"] if "trained" in n else COLOURS["orange"]
+            for n in names
+        ]
+        axes.barh(
+            range(len(names)), values, xerr=np.maximum(spread, 0), color=tones, height=0.62, ecolor="#555555"
+        )
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
         axes.set_xlim(max(0.0, min(values) - 12), 100)
@@ -139,13 +149,19 @@ def training(accuracy: Mapping[str, float], intervals: Mapping[str, tuple[float,
 def _layers(axes: Any, names: Sequence[str]) -> None:
     """Layers along the x axis, every so many named."""
     step = -(-len(names) // 24)
-    axes.set_xticks(range(0, len(names), step), [_short(n) for n in names[::step]], rotation=60, ha="right", fontsize=7)
+    axes.set_xticks(
+        range(0, len(names), step), [_short(n) for n in names[::step]], rotation=60, ha="right", fontsize=7
+    )
     axes.set_xlim(-0.7, len(names) - 0.3)
 
 
 def _short(name: str) -> str:
     name = name.removeprefix("model.").replace("_blocks.", "").replace("._", ".").lstrip("_")
-    return name.replace("depthwise_conv", "dw").replace("expand_conv", "expand").replace("project_conv", "project")
+    return (
+        name.replace("depthwise_conv", "dw")
+        .replace("expand_conv", "expand")
+        .replace("project_conv", "project")
+    )
 
 
 def _patch(colour: str, label: str) -> Any:
