@@ -4,8 +4,8 @@
 
 One process pinned to one core, one run: EfficientNet-Lite0 with its real weights, calibrated on the same 64 photographs
 for everybody, min-max, weights per channel. The peers quantise the same floating-point graph that jostle writes. Times
-are medians of one call with the half-width of their 95 % interval, interleaved so that no peer has the quiet moments for
-itself. OpenVINO takes part where it is installed: `pip install openvino nncf`.
+are medians of one call with the half-width of their 95 % interval, interleaved so that no peer has the quiet moments
+for itself. OpenVINO takes part where it is installed: `pip install openvino nncf`.
 """
 
 import os
@@ -17,6 +17,7 @@ import platform
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def layers() -> None:
         pixels = to_pixels(x[:1])
         real = pixels.float().numpy()
         found = interleaved(
-            {"ours": lambda: engine.run(pixels), "float32": lambda: slow.run(None, {"pixels": real})}, 60
+            {"ours": partial(engine.run, pixels), "float32": partial(slow.run, None, {"pixels": real})}, 60
         )
         macs = inner * outer * 9 * side * side / 1e9
         ours, theirs = found["ours"][0], found["float32"][0]
@@ -185,7 +186,7 @@ def main() -> None:
     for batch in (1, 16):
         x = rows[:batch]
         pixels = torch.from_numpy(x).to(torch.uint8)
-        work = {n: (lambda n=n: run(n, x)) for n in names} | {"jostle": lambda: engine.run(pixels)}
+        work = {n: partial(run, n, x) for n in names} | {"jostle": partial(engine.run, pixels)}
         found = interleaved(work, options.rounds if batch == 1 else max(10, options.rounds // 6))
         base = found["onnxruntime float32"][0]
         print(f"\nbatch {batch}")

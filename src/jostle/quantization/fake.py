@@ -84,6 +84,9 @@ def fake_layer(
     q_w = straight(weight.to(dtype) / scale.reshape(-1, *[1] * (weight.ndim - 1)), made.weight)
     q_b = straight(bias.to(dtype) / (source.scale * scale), made.bias)
     acc = convolve(step, x.to(dtype) - source.zero, q_w, q_b)
+    if x.device.type != "cpu":
+        # Other devices may multiply by transforms, which leave whole numbers almost whole.
+        acc = straight(acc, acc.detach().round())
     if target is None or made.b is None or made.c is None:
         return acc, float(source.scale * made.scale[0])
     shape = (-1, 1, 1) if acc.ndim == 4 else (-1,)

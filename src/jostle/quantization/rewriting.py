@@ -54,11 +54,12 @@ def fold_input(
 
 def _into(layer: Layer, step: Step, gain: Tensor, rest: Tensor) -> None:
     weight = layer.weight.detach().double()
+    gain, rest = gain.to(weight.device), rest.to(weight.device)
     if weight.ndim == 4:
         inner = weight.shape[1]
         # Input channels of each output channel: those of its group.
         group = torch.arange(weight.shape[0]) // (weight.shape[0] // step.groups)
-        index = group[:, None] * inner + torch.arange(inner)[None]
+        index = (group[:, None] * inner + torch.arange(inner)[None]).to(weight.device)
         factor, shift = gain[index][:, :, None, None], rest[index][:, :, None, None]
         added = (weight * shift).flatten(1).sum(1)
     else:

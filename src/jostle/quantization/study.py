@@ -48,7 +48,7 @@ class Config:
     width: int = 16
     epochs: int = 4
     qat_epochs: int = 2
-    low_bits: int = 3
+    low_bits: int = 4
     data: str = "photographs"
     images: int = 0
     calibration: int = 64
@@ -67,7 +67,6 @@ GPU = replace(
     width=64,
     epochs=60,
     qat_epochs=10,
-    low_bits=4,
     data="imagenet-1000-samples-256.zip",
     fisher_images=64,
     probes=256,
@@ -263,7 +262,7 @@ def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
         images, labels = photographs[rest], torch.zeros(len(rest)).long()
     with torch.no_grad():
         answers = torch.cat([model(batch).argmax(1) for batch in images.split(20)])
-    network = quantize(model, calibration, images=config.calibration)
+    network = quantize(model, calibration, QuantConfig(calibration="mse"), images=config.calibration)
     integers = to_integer(network)
     checked = verify_engine(integers, deploy(integers), to_pixels(images[:2]))
     costs = cost_table(network, act_bits=8, measure=True, repeats=config.repeats)
@@ -328,9 +327,10 @@ def _judge(network: Quantised, images: Tensor, answers: Tensor, labels: Tensor) 
 
 
 def _reversed(found: Sensitivity) -> Sensitivity:
-    """The same numbers a parameter, the other way round: what is most sensitive counts least."""
-    worst = 1 / np.maximum(found.omega, 1e-300)
-    return replace(found, omega=worst / worst.max(), omega_sem=np.zeros_like(worst))
+    """The other way round: what suffers most from few bits counts least."""
+    gain = np.maximum(found.omega[:, :1] - found.omega[:, 1:], 1e-300)
+    worst = np.concatenate([gain.min() / gain, np.zeros_like(gain)], 1)
+    return replace(found, omega=worst, omega_sem=np.zeros_like(worst))
 
 
 def _used(costs: CostTable, bits: dict[str, int]) -> dict[str, float]:

@@ -195,8 +195,8 @@ class _Tracer(Walker):
         channels = self.shape(self.node(node, 0))[0]
         require(mean in self.constant, f"{node.name!r}{where(node)} keeps no running statistics")
         mean, variance = self.constant[mean].float(), self.constant[variance].float()  # type: ignore[index]
-        gain = torch.ones(channels) if gain is None else self.constant[gain].float()  # type: ignore[index]
-        shift = torch.zeros(channels) if shift is None else self.constant[shift].float()  # type: ignore[index]
+        gain = mean.new_ones(channels) if gain is None else self.constant[gain].float()  # type: ignore[index]
+        shift = mean.new_zeros(channels) if shift is None else self.constant[shift].float()  # type: ignore[index]
         before = self.step(self.input(node, 0))
         alone = before.op in LAYERS and before.clamp == (-INF, INF) and len(x.users) == 1  # type: ignore[union-attr]
         if alone and self.layers[before.name].norm is None:
