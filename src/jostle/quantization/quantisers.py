@@ -25,8 +25,8 @@ class Grid:
 
     >>> Grid.symmetric(1.27, 8)
     Grid(scale=0.01, zero=0, lower=-128, upper=127)
-    >>> Grid.affine(0.0, 2.55, 8)
-    Grid(scale=0.01, zero=0, lower=0, upper=255)
+    >>> Grid.affine(0.0, 255.0, 8)
+    Grid(scale=1.0, zero=0, lower=0, upper=255)
     """
 
     scale: float

@@ -248,7 +248,7 @@ def _probes(
         mean, sem = _mean_and_error(np.array(rows))
         if callback is not None:
             callback(k + 1, probes, f"{int((sem > tolerance * np.abs(mean)).sum())} layers above tolerance")
-        if k >= 3 and bool((sem <= tolerance * np.abs(mean)).all()):
+        if k >= 3 and bool((sem < tolerance * np.abs(mean)).all()):
             break
     return np.array(rows)
 
