@@ -171,13 +171,13 @@ def test_a_small_run_says_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyP
 @pytest.mark.study
 def test_lite0_on_real_images_is_exact_and_agrees(lite0, shared_data: Path) -> None:
     """The issue's own target on a part of the images; benchmarks/quantization.py --images does all of them."""
-    from jostle.quantization import audit, deploy, quantize, to_integer, verify_engine
+    from jostle.quantization import QuantConfig, audit, deploy, quantize, to_integer, verify_engine
     from jostle.quantization.integer import to_pixels
 
-    photographs = load_data("photographs", size=224).tensors()[0]
     data = load_data(shared_data / "imagenet-1000-samples-256.zip", size=224)
     images, labels = data.subset(range(0, 1000, 20)).tensors()
-    integers = to_integer(quantize(lite0, photographs, images=64))
+    calibration = data.subset(range(7, 1000, 16)).tensors()[0]  # none of them is judged
+    integers = to_integer(quantize(lite0, calibration, QuantConfig(calibration="mse")))
     pixels = to_pixels(images)
     found = verify_engine(integers, deploy(integers), pixels[:4])
     assert found.exact and sum(found.elements.values()) > 20_000_000

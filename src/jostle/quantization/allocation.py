@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from jostle.core.errors import JostleError, require
 from jostle.quantization.costs import CostTable
@@ -276,20 +276,16 @@ def random_plan(
     generator: np.random.Generator,
     fixed: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
-    """Bits drawn at random that just meet a limit: layers in random order, demoted until it holds.
+    """What the integer program makes of sensitivities drawn at random: the baseline that knows the costs alone.
 
-    **Raises:** `JostleError` if it cannot be met.
+    **Raises:** `JostleError` if the limit cannot be met.
     """
     names, bits = list(costs.layers), tuple(costs.bits)
-    top, least = max(bits), min(bits)
+    top = max(bits)
     fixed = {names[0]: top, names[-1]: top} if fixed is None else dict(fixed)
-    table = costs.table(kind)
-    chosen: Int[np.ndarray, " layers"] = np.array([bits.index(fixed.get(name, top)) for name in names])
-    free = [i for i, name in enumerate(names) if name not in fixed]
-    for i in generator.permutation(free):
-        if table[np.arange(len(names)), chosen].sum() <= most:
-            break
-        chosen[i] = bits.index(least)
-    total = float(table[np.arange(len(names)), chosen].sum())
-    require(total <= most * (1 + 1e-12), f"{KINDS[kind]} is too small: at least {total:.4g} is needed")
-    return {name: bits[j] for name, j in zip(names, chosen, strict=True)}
+    falling = np.linspace(1, 0, len(bits))
+    omega = generator.random(len(names))[:, None] * falling
+    chosen, _ = solve(
+        omega, {kind: costs.table(kind)}, {kind: most}, names=names, bits=bits, fixed=fixed, ties=costs.ties
+    )
+    return dict(zip(names, chosen, strict=True))

@@ -153,6 +153,7 @@ def _layers(axes: Any, names: Sequence[str]) -> None:
         range(0, len(names), step), [_short(n) for n in names[::step]], rotation=60, ha="right", fontsize=7
     )
     axes.set_xlim(-0.7, len(names) - 0.3)
+    axes.set_xlabel("layer")
 
 
 def _short(name: str) -> str:

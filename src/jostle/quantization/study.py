@@ -38,7 +38,7 @@ class Config:
     `digits`: small labelled images for training; a fifth is held out. `width`: of the network. `epochs`,
     `qat_epochs`: of training in float32 and with rounding. `low_bits`: of weights and activations there. `teacher`:
     distil from the float32 network. `data`: images for EfficientNet-Lite0; the shipped photographs, or a folder or
-    zip of ImageNet's classes. `calibration`: how many images its ranges come from (the shipped photographs, always).
+    zip of ImageNet's classes. `calibration`: how many of them its ranges come from; the others are judged.
     `probes`: of Hutchinson's estimate. `draws`: random allocations. `repeats`: of timings.
     """
 
@@ -48,7 +48,7 @@ class Config:
     width: int = 16
     epochs: int = 4
     qat_epochs: int = 2
-    low_bits: int = 4
+    low_bits: int = 3
     data: str = "photographs"
     images: int = 0
     calibration: int = 64
@@ -64,6 +64,7 @@ GPU = replace(
     QUICK,
     device="cuda",
     digits="cifar10-jpeg.zip::train",
+    low_bits=4,
     width=64,
     epochs=60,
     qat_epochs=10,
@@ -187,8 +188,8 @@ def _digits(config: Config, run: Run, trained: dict[str, Any], stage: Stage) -> 
     low = f"W{config.low_bits}A{config.low_bits}"
     few = QuantConfig(weight_bits=config.low_bits, act_bits=config.low_bits)
     found = {"float32": _accuracy(model, held, truth), "W8A8": _accuracy(quantize(model, x), held, truth)}
-    network = quantize(model, x, few)
-    found[low] = _accuracy(network, held, truth)
+    found["W4A4"] = _accuracy(quantize(model, x, QuantConfig(weight_bits=4, act_bits=4)), held, truth)
+    found[low] = _accuracy(quantize(model, x, few), held, truth)
     total = 2 * config.qat_epochs * -(-len(x) // 64)
     with run.progress("training with rounding", total) as advance:
         for label, teacher in ((f"{low}, trained", None), (f"{low}, trained and distilled", model)):
@@ -248,18 +249,14 @@ def _table(found: Sensitivity) -> dict[str, Any]:
 def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
     """EfficientNet-Lite0 with its real weights: exactness, agreement, allocations and times."""
     model = load_model("efficientnet-lite0")
-    photographs = load_data("photographs", size=224).tensors()[0]
-    chosen = torch.linspace(0, len(photographs) - 1, config.calibration).long()
-    calibration = photographs[chosen]
-    labelled = config.data != "photographs"
-    if labelled:
-        data = load_data(config.data, size=224)
-        labelled = len(data.classes) == 1000
-        where = torch.linspace(0, len(data) - 1, min(config.images or len(data), len(data))).long()
-        images, labels = data.subset(where).tensors()
-    else:
-        rest = sorted(set(range(len(photographs))) - set(chosen.tolist()))
-        images, labels = photographs[rest], torch.zeros(len(rest)).long()
+    data = load_data(config.data, size=224)
+    labelled = len(data.classes) == 1000
+    if config.images:
+        data = data.subset(torch.linspace(0, len(data) - 1, min(config.images, len(data))).long())
+    # Ranges come from images that nobody is judged on.
+    chosen = torch.linspace(0, len(data) - 1, config.calibration).long().tolist()
+    calibration = data.subset(chosen).tensors()[0]
+    images, labels = data.subset(sorted(set(range(len(data))) - set(chosen))).tensors()
     with torch.no_grad():
         answers = torch.cat([model(batch).argmax(1) for batch in images.split(20)])
     network = quantize(model, calibration, QuantConfig(calibration="mse"), images=config.calibration)
