@@ -11,12 +11,13 @@ from jostle.quantization.program import INF, LAYERS
 
 
 @torch.no_grad()
-def float_graph(network: Quantised) -> Any:
+def float_graph(network: Quantised, *, normalise: bool = True) -> Any:
     """Build the ONNX model of a network without quantisation, from pixels 0 to 255 in float32 to logits.
 
     The normalisation of the input lies in the first layer's weights where it can, as in the integer model. Peers that
     quantise ONNX graphs start from it.
 
+    **Arguments:** `normalise`: whether the graph takes pixels; else it takes `scale (pixel - zero)` of its input step.
     **Returns:** an `onnx.ModelProto` with input `pixels` (batch, channels, height, width), float32.
     """
     onnx = optional("onnx", "quantization")
@@ -38,7 +39,9 @@ def float_graph(network: Quantised) -> Any:
         }  # fmt: skip
         clamps = step.clamp != (-INF, INF) and step.op != "clamp"
         out = f"{step.name}.raw" if clamps else step.name
-        if step.op == "input":
+        if step.op == "input" and not normalise:
+            op("Identity", ["pixels"], out)
+        elif step.op == "input":
             op("Sub", ["pixels", constant("input.zero", step.zero)], "input.shifted")
             op("Mul", ["input.shifted", constant("input.scale", step.scale)], out)
         elif step.op in LAYERS:
