@@ -12,6 +12,7 @@ from jostle.quantization.engines import Deployed
 from jostle.quantization.integer import IntegerModel, Node
 
 
+# TVM reads the names of an expression's arguments: lambdas have them whatever decorates the functions they call.
 class Tvm(Deployed):
     """An integer model in Apache TVM (extra `tvm`), the engine that the paper deploys on.
 
@@ -118,7 +119,11 @@ class Tvm(Deployed):
             inside = self.tir.all(i >= top, i < top + high, j >= left, j < left + wide)
             return self.tir.Select(inside, code.astype("int32"), self.tir.const(value, "int32"))
 
-        return self.te.compute(shape, at, name="padded") if any(node.padding) else self._wide(x)
+        return (
+            self.te.compute(shape, lambda n, c, i, j: at(n, c, i, j), name="padded")
+            if any(node.padding)
+            else self._wide(x)
+        )
 
     def _wide(self, x: Any) -> Any:
         return self.te.compute(x.shape, lambda *i: x[i].astype("int32"), name="wide")
@@ -137,7 +142,7 @@ class Tvm(Deployed):
             weight = self._weight(node, stored, ((o * inner + k) * rows + u) * cols + v)
             return te.sum((code - zero) * weight, axis=[k, u, v])
 
-        acc = te.compute((1, *node.shape), product, name="acc")
+        acc = te.compute((1, *node.shape), lambda n, o, i, j: product(n, o, i, j), name="acc")
         return te.compute(
             (1, *node.shape),
             lambda n, o, i, j: self._requantised(node, acc[n, o, i, j] + bias[o], b[o], c[o]),
@@ -173,7 +178,7 @@ class Tvm(Deployed):
             moved = self._shifted(total + self._64(node.zero << shift), self._64(shift))
             return self._clamped(node, moved)
 
-        return self.te.compute((1, *node.shape), at, name="out")
+        return self.te.compute((1, *node.shape), lambda *i: at(*i), name="out")
 
     def _concat(self, node: Node, *parts: Any) -> Any:
         starts = np.cumsum([0, *(int(part.shape[1]) for part in parts)]).tolist()
@@ -185,7 +190,7 @@ class Tvm(Deployed):
                 value = self.tir.Select(c < end, part[n, place, i, j], value)
             return value
 
-        return self.te.compute((1, *node.shape), at, name="out")
+        return self.te.compute((1, *node.shape), lambda n, c, i, j: at(n, c, i, j), name="out")
 
     def _flatten(self, node: Node, x: Any) -> Any:
         if len(x.shape) == 2:
