@@ -12,6 +12,7 @@ _MODULES = (
     "disk",
     "federated",
     "lab",
+    "quantization",
     "smoothing",
     "style",
     "timescales",

