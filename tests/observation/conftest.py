@@ -1,5 +1,7 @@
 """Small policies, spaces and the building's data."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ def mlp(*sizes, seed=0, act=nn.Tanh, gain=1.0):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layers = []
-        for before, after in zip(sizes, sizes[1:]):
+        for before, after in pairwise(sizes):
             layers += [nn.Linear(before, after), act()]
         net = nn.Sequential(*layers[:-1])
     with torch.no_grad():

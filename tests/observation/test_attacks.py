@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from observation.conftest import box, classes, continuous, linear, mlp
 from torch import nn
 
 from jostle.core.errors import JostleError
@@ -30,7 +31,6 @@ from jostle.observation import (
     Transfer,
     wrap_policy,
 )
-from observation.conftest import box, classes, continuous, linear, mlp
 
 
 def seeded(seed=0):
@@ -117,7 +117,8 @@ def test_the_closed_form_gives_what_the_engine_gives(act, goal, actions, monkeyp
 def test_regression_losses_with_one_action_are_one_attack():
     policy, o = continuous(), observations(30)
     shown = [
-        PGD(Budget(0.05), Regress(kind), steps=30)(policy, o, generator=seeded())[0] for kind in ("mse", "mae", "huber")
+        PGD(Budget(0.05), Regress(kind), steps=30)(policy, o, generator=seeded())[0]
+        for kind in ("mse", "mae", "huber")
     ]
     assert torch.equal(shown[0], shown[1]) and torch.equal(shown[0], shown[2])
     assert not torch.equal(shown[0], o)
@@ -153,7 +154,10 @@ def test_more_budget_and_more_steps_never_hurt_the_attacker():
         _, info = Bifurcation(Budget(eps), steps=60)(policy, o)
         values.append(info.objective)
     assert np.mean(np.diff(values, axis=0) >= -1e-6) > 0.97  # nested budgets; a local search may miss a few
-    runs = [Bifurcation(Budget(0.1), steps=k, decays=0, step_size=0.02)(policy, o)[1].objective for k in (1, 4, 16, 64)]
+    runs = [
+        Bifurcation(Budget(0.1), steps=k, decays=0, step_size=0.02)(policy, o)[1].objective
+        for k in (1, 4, 16, 64)
+    ]
     assert (np.diff(runs, axis=0) >= -1e-6).all()
 
 
@@ -163,7 +167,9 @@ def test_toggle_goes_down_on_even_steps_and_up_on_odd_ones():
     shown, _ = Bifurcation(Budget(0.05), direction="toggle")(policy, o, t=np.arange(8))
     change = (policy.body(shown).detach() - before)[:, 0]
     assert (change[::2] < 0).all() and (change[1::2] > 0).all()
-    wanted = Bifurcation(Budget(0.05), direction=lambda t: np.where(t < 4, 1, -1))(policy, o, t=np.arange(8))[0]
+    wanted = Bifurcation(Budget(0.05), direction=lambda t: np.where(t < 4, 1, -1))(policy, o, t=np.arange(8))[
+        0
+    ]
     change = (policy.body(wanted).detach() - before)[:, 0]
     assert (change[:4] > 0).all() and (change[4:] < 0).all()
 
@@ -177,7 +183,9 @@ def test_discrete_actions_leave_their_half():
     assert np.array_equal(info.objective > 0, flipped.numpy())
     up, _ = Bifurcation(Budget(0.3), direction="up")(policy, o)
     down, _ = Bifurcation(Budget(0.3), direction="down")(policy, o)
-    assert (policy.act(up) >= 3).float().mean() > before.float().mean() > (policy.act(down) >= 3).float().mean()
+    assert (
+        (policy.act(up) >= 3).float().mean() > before.float().mean() > (policy.act(down) >= 3).float().mean()
+    )
     for goal in (Classify("ce"), Classify("dl")):
         away, _ = PGD(Budget(0.3), goal)(policy, o)
         assert (policy.act(away) != policy.act(o)).float().mean() > 0.5
@@ -224,7 +232,7 @@ def test_the_least_distortion_is_the_least():
     attack = MinDistortion(Bifurcation(Budget(0.2), steps=20), factors, change=0.2)
     shown, info = attack(policy, o)
     found = np.isfinite(info.objective)
-    assert 0 < found.sum() and torch.equal(shown[~found], o[~found])
+    assert found.sum() > 0 and torch.equal(shown[~found], o[~found])
     change = (policy.act(shown) - policy.act(o)).abs()[:, 0].numpy()
     assert (change[found] >= 0.2).all()
     for i in np.flatnonzero(found):
@@ -246,7 +254,11 @@ def test_timed_attacks_strike_when_they_say():
     _, info = Timed(inner, rate=0.5)(policy, o, generator=seeded())
     assert 10 < info.moved.sum() < 30
     valued = wrap_policy(
-        policy.net, head="tanh", observation_space=box(5), action_space=box(1, -1.0, 1.0), value=lambda o: o[:, 0]
+        policy.net,
+        head="tanh",
+        observation_space=box(5),
+        action_space=box(1, -1.0, 1.0),
+        value=lambda o: o[:, 0],
     )
     _, info = Timed(inner, value_above=0.5)(valued, o)
     assert np.array_equal(info.moved, o[:, 0].numpy() >= 0.5)
@@ -269,10 +281,14 @@ def test_nothing_of_the_user_s_is_changed():
         attack(policy, o, generator=seeded())
         attack(policy, array, generator=seeded())
         assert torch.equal(o, copy) and np.array_equal(array, copy.numpy())
-    assert policy.net.training and not policy.net[0].weight.requires_grad and policy.net[2].weight.requires_grad
+    assert (
+        policy.net.training and not policy.net[0].weight.requires_grad and policy.net[2].weight.requires_grad
+    )
     assert all(p.grad is None for p in policy.net.parameters())
     with pytest.raises(RuntimeError):
-        Bifurcation(Budget(0.05), direction=lambda t: 1 / 0 if t.sum() < 0 else (_ for _ in ()).throw(RuntimeError()))(policy, o)
+        Bifurcation(
+            Budget(0.05), direction=lambda t: 1 / 0 if t.sum() < 0 else (_ for _ in ()).throw(RuntimeError())
+        )(policy, o)
     assert policy.net.training and policy.net[2].weight.requires_grad
 
 

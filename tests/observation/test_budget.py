@@ -20,7 +20,9 @@ def test_radii_in_every_unit():
     low, high = torch.zeros(3), torch.tensor([1.0, 10.0, 2.0])
     assert Budget(0.1).radii(3).tolist() == pytest.approx([0.1] * 3)
     assert Budget(0.1, mask=[1, 0, 1]).radii(3).tolist() == pytest.approx([0.1, 0, 0.1])
-    assert Budget([0.1, 0.2, 0.0], mask=np.array([True, False, True])).radii(3).tolist() == pytest.approx([0.1, 0, 0])
+    assert Budget([0.1, 0.2, 0.0], mask=np.array([True, False, True])).radii(3).tolist() == pytest.approx(
+        [0.1, 0, 0]
+    )
     assert Budget(0.1, units="range").radii(3, low, high).tolist() == pytest.approx([0.1, 1.0, 0.2])
     assert Budget(2.0, units="std", scale=[1.0, 0.5, 0.0]).radii(3).tolist() == pytest.approx([2, 1, 0])
     assert Budget([0.1, 0.2, 0.0]).times(2).radii(3).tolist() == pytest.approx([0.2, 0.4, 0])
@@ -37,7 +39,10 @@ def test_radii_in_every_unit():
         (lambda: Budget(0.1, units="std"), "standard deviation of each feature"),
         (lambda: Budget(0.1, mask=[True]).radii(3), "one entry for each of the 3 features"),
         (lambda: Budget([0.1, 0.2]).radii(3), "one entry for each of the 3 features"),
-        (lambda: Budget(0.1, units="range").radii(1, torch.tensor([-torch.inf]), torch.ones(1)), "finite bounds"),
+        (
+            lambda: Budget(0.1, units="range").radii(1, torch.tensor([-torch.inf]), torch.ones(1)),
+            "finite bounds",
+        ),
     ],
 )
 def test_what_is_refused(make, words):

@@ -8,7 +8,16 @@ import numpy as np
 import pytest
 
 from jostle.core.errors import JostleError
-from jostle.observation import CALENDAR, FEATURES, BatteryBuilding, Building, Curves, kpis, load_district, modern_schema
+from jostle.observation import (
+    CALENDAR,
+    FEATURES,
+    BatteryBuilding,
+    Building,
+    Curves,
+    kpis,
+    load_district,
+    modern_schema,
+)
 from jostle.observation.kpis import block_peak, one_minus_load_factor, ramping
 
 
@@ -47,7 +56,15 @@ def test_the_data_are_a_year_of_a_house(district):
 
 
 # What CityLearn 3.0.2 gives for Building_6, random_seed=0, under the first actions of NumPy's default_rng(0).
-ACTIONS = (0.2739233746, -0.4604265725, -0.9180529521, -0.9669447289, 0.6265404784, 0.8255111546, 0.2132715516)
+ACTIONS = (
+    0.2739233746,
+    -0.4604265725,
+    -0.9180529521,
+    -0.9669447289,
+    0.6265404784,
+    0.8255111546,
+    0.2132715516,
+)
 BALANCE = (1.3696169, -1.1355978, -4.2616e-08, -1.4e-15, 3.1327024, 3.6576908, 0.0)
 SOC = (0.19522464, 0.0, 0.0, 0.0, 0.45951432, 0.99999565, 0.9999957)
 
@@ -66,10 +83,17 @@ def test_the_first_hours_are_citylearn_s(district):
 def test_curves_are_drawn_from_the_seed_as_citylearn_does():
     c = Curves.drawn(0)
     assert np.array(c.efficiency) == pytest.approx(
-        np.array([[0, 0.31137552, 0.71137552, 0.81137552, 1], [0.79261899, 0.83761899, 0.89304759, 0.9, 0.87157139]]).T,
+        np.array(
+            [
+                [0, 0.31137552, 0.71137552, 0.81137552, 1],
+                [0.79261899, 0.83761899, 0.89304759, 0.9, 0.87157139],
+            ]
+        ).T,
         abs=1e-8,
     )
-    assert np.array(c.power) == pytest.approx(np.array([[0, 0.81137552, 1], [0.98068776, 0.93068776, 0.26137552]]).T, abs=1e-8)
+    assert np.array(c.power) == pytest.approx(
+        np.array([[0, 0.81137552, 1], [0.98068776, 0.93068776, 0.26137552]]).T, abs=1e-8
+    )
     assert Curves.drawn(42) != c and Curves.drawn(0, "Building_7") != c
 
 
@@ -133,7 +157,9 @@ def test_a_whole_year_equals_citylearn(district, tmp_path):
     """Installs CityLearn 3.0.2, without its pins, into a folder of its own."""
     home = tmp_path / "city"
     names = ["citylearn==3.0.2", "simplejson", "pyyaml", "pandas"]
-    subprocess.run([sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", home, *names[:3]], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--target", home, *names[:3]], check=True
+    )
     schema = modern_schema(tmp_path / "data")
     assert "predicted_1" in json.dumps(json.loads(schema.read_text()))
     out = tmp_path / "year.npz"

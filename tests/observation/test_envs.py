@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from observation.conftest import continuous
 
 from jostle.core.errors import JostleError
 from jostle.observation import FGSM, AttackedEnv, AttackedVectorEnv, Bifurcation, Budget, Noise
-from observation.conftest import continuous
 
 
 class Walk(gym.Env):

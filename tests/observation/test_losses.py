@@ -10,7 +10,9 @@ from jostle.observation import bifurcated, dl, gaussian_kl, gdl, regression
 from jostle.observation.losses import halves
 
 
-@pytest.mark.parametrize(("z", "y", "value"), [((-3.0, -1.0, -2.0), 1, -1.0), ((2.0, 5.0, 1.0), 1, -3.0), ((0.7, -0.7), 0, -1.4)])
+@pytest.mark.parametrize(
+    ("z", "y", "value"), [((-3.0, -1.0, -2.0), 1, -1.0), ((2.0, 5.0, 1.0), 1, -3.0), ((0.7, -0.7), 0, -1.4)]
+)
 def test_difference_of_logits(z, y, value):
     assert dl(torch.tensor([z]), torch.tensor([y])).item() == pytest.approx(value)
 

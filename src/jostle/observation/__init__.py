@@ -14,12 +14,16 @@ from jostle.observation.attacks import (
     Noise,
     Targeted,
 )
+from jostle.observation.bounds import ActionBounds, bounds
 from jostle.observation.budget import Budget, suggest_budget
 from jostle.observation.building import BatteryBuilding, Building, Curves
+from jostle.observation.consistency import rules_for
 from jostle.observation.district import CALENDAR, FEATURES, District, load_district, modern_schema
 from jostle.observation.envs import AttackedEnv, AttackedVectorEnv
+from jostle.observation.evaluate import Episodes, Report, Row, evaluate
 from jostle.observation.kpis import kpis
 from jostle.observation.losses import bifurcated, dl, gaussian_kl, gdl, regression
+from jostle.observation.mmd import MMD, mmd
 from jostle.observation.objectives import (
     Bifurcate,
     Classify,
@@ -31,6 +35,7 @@ from jostle.observation.objectives import (
     Toward,
 )
 from jostle.observation.policy import Policy, wrap_policy
+from jostle.observation.stealth import Stealth, stealth
 from jostle.observation.wrapped import MinDistortion, Timed, Transfer
 
 VERBS = ()
@@ -42,7 +47,9 @@ __all__ = [
     "FEATURES",
     "FGSM",
     "MAD",
+    "MMD",
     "PGD",
+    "ActionBounds",
     "Attack",
     "AttackedEnv",
     "AttackedVectorEnv",
@@ -53,8 +60,9 @@ __all__ = [
     "Building",
     "Classify",
     "Curves",
-    "Diverge",
     "District",
+    "Diverge",
+    "Episodes",
     "Goal",
     "Info",
     "LowestQ",
@@ -65,18 +73,26 @@ __all__ = [
     "Noise",
     "Policy",
     "Regress",
+    "Report",
+    "Row",
+    "Stealth",
     "Targeted",
     "Timed",
     "Toward",
     "Transfer",
     "bifurcated",
+    "bounds",
     "dl",
+    "evaluate",
     "gaussian_kl",
     "gdl",
     "kpis",
     "load_district",
+    "mmd",
     "modern_schema",
     "regression",
+    "rules_for",
+    "stealth",
     "suggest_budget",
     "wrap_policy",
 ]

@@ -192,9 +192,9 @@ class PGD(Bounded):
         rng = _need(generator, "a random start") if drawn or self.restarts > 1 else None
         first = reach.ball.sample(reach.start(), rng, reach.centre) if drawn and rng else reach.start()
         layers = policy.chain
-        if self.restarts == 1 and self.budget.norm == "linf" and self._sizes(reach) is not None:
-            if layers is not None and climbable(layers, bound, reach.clean):
-                return self._climb(layers, bound, reach, first), bound
+        signs = self.restarts == 1 and self.budget.norm == "linf" and self._sizes(reach) is not None
+        if signs and layers is not None and climbable(layers, bound, reach.clean):
+            return self._climb(layers, bound, reach, first), bound
         found = ascend(
             lambda u: self._value(policy, bound, reach, u),
             first,

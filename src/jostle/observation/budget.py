@@ -46,9 +46,7 @@ class Budget:
             bool((eps >= 0).all()) and bool(torch.isfinite(eps).all()),
             f"eps must be finite and at least 0, but {self.eps} came",
         )
-        require(
-            eps.ndim <= 1, f"eps must be a number or one a feature, but shape {tuple(eps.shape)} came"
-        )
+        require(eps.ndim <= 1, f"eps must be a number or one a feature, but shape {tuple(eps.shape)} came")
         require(self.norm in ("linf", "l2", "l1"), f"norm must be linf, l2 or l1, but {self.norm!r} came")
         require(
             self.units in ("observation", "range", "std"),

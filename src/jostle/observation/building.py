@@ -104,7 +104,7 @@ class BatteryBuilding(VectorEnv):
         district: District | None = None,
         *,
         copies: int = 1,
-        curves: Curves | Sequence[Curves] | None = Curves(),  # noqa: B008  (frozen)
+        curves: Curves | Sequence[Curves] | None = Curves(),
         depth: float = 1.0,
     ) -> None:
         require(copies >= 1, f"copies must be at least 1, but {copies} came")
@@ -179,7 +179,9 @@ class BatteryBuilding(VectorEnv):
         for _ in range(2):
             eta = np.sqrt(self._efficiency(np.minimum(q / d.power, 1.0)))
             q = np.minimum(most, np.where(up, room / eta, room * eta))
-        after = _single(np.where(up, np.minimum(energy + q * eta, d.capacity), np.maximum(floor, energy - q / eta)))
+        after = _single(
+            np.where(up, np.minimum(energy + q * eta, d.capacity), np.maximum(floor, energy - q / eta))
+        )
         change = after - energy
         balance = np.where(change >= 0, change / eta, change * eta)
         wear = d.loss * d.capacity * np.abs(balance) / (2 * self.worn)
@@ -208,7 +210,7 @@ class Building(gym.Env):
     **Arguments:** as for `BatteryBuilding`.
     """
 
-    def __init__(self, district: District | None = None, *, curves: Curves | None = Curves()) -> None:  # noqa: B008
+    def __init__(self, district: District | None = None, *, curves: Curves | None = Curves()) -> None:
         self.inner = BatteryBuilding(district, curves=curves)
         self.observation_space = self.inner.single_observation_space
         self.action_space = self.inner.single_action_space

@@ -77,11 +77,13 @@ class District:
         **Arguments:** `first`: its first hour. `hours`: at least 2.
         """
         require(
-            0 <= first and hours >= 2 and first + hours <= self.hours,
+            first >= 0 and hours >= 2 and first + hours <= self.hours,
             f"the window must hold at least 2 of the {self.hours} hours, but {first} and {hours} came",
         )
         cut = slice(first, first + hours)
-        parts = {n: getattr(self, n)[cut] for n in ("load", "solar", "price", "carbon", "weather", "calendar")}
+        parts = {
+            n: getattr(self, n)[cut] for n in ("load", "solar", "price", "carbon", "weather", "calendar")
+        }
         rest = {n: getattr(self, n) for n in ("name", "capacity", "power", "loss", "efficiency", "limits")}
         return District(**parts, **rest)
 
@@ -128,9 +130,7 @@ def load_district(building: str = "Building_6", folder: Path | None = None) -> D
     home = citylearn_folder() if folder is None else Path(folder)
     schema = _schema(home)
     buildings = schema["buildings"]
-    require(
-        building in buildings, f"building must be one of {', '.join(buildings)}, but {building!r} came"
-    )
+    require(building in buildings, f"building must be one of {', '.join(buildings)}, but {building!r} came")
     record = buildings[building]
     house = _table(home / record["energy_simulation"], 12)
     weather = _table(home / record["weather"], 16)
@@ -173,12 +173,17 @@ def _table(path: Path, columns: int) -> Series:
     return table.astype(np.float32).astype(np.float64)
 
 
-_HOUSE = (
-    "month hour day_type daylight_savings_status indoor_dry_bulb_temperature "
-    "average_unmet_cooling_setpoint_difference indoor_relative_humidity non_shiftable_load dhw_demand "
-    "cooling_demand heating_demand solar_generation"
-).split()
-_SKY = ("outdoor_dry_bulb_temperature", "outdoor_relative_humidity", "diffuse_solar_irradiance", "direct_solar_irradiance")
+_HOUSE = [
+    "month", "hour", "day_type", "daylight_savings_status", "indoor_dry_bulb_temperature",
+    "average_unmet_cooling_setpoint_difference", "indoor_relative_humidity", "non_shiftable_load",
+    "dhw_demand", "cooling_demand", "heating_demand", "solar_generation",
+]  # fmt: skip
+_SKY = (
+    "outdoor_dry_bulb_temperature",
+    "outdoor_relative_humidity",
+    "diffuse_solar_irradiance",
+    "direct_solar_irradiance",
+)
 _TITLES = {
     "energy_simulation": _HOUSE,
     "weather": [*_SKY, *(f"{name}_predicted_{i}" for name in _SKY for i in (1, 2, 3))],

@@ -102,5 +102,3 @@ def _fits(space: Any, policy: Policy) -> None:
         f"env must have a Box of {policy.features} numbers as observations, as the policy reads them, but "
         f"{space} came",
     )
-
-

@@ -93,7 +93,9 @@ class Bifurcate(Goal):
                 self.direction in ("up", "down", "toggle"),
                 f"direction must be flip, up, down, toggle or a function, but {self.direction!r} came",
             )
-            signs = {"up": np.ones(len(t)), "down": -np.ones(len(t)), "toggle": 2 * (t % 2) - 1}[self.direction]
+            signs = {"up": np.ones(len(t)), "down": -np.ones(len(t)), "toggle": 2 * (t % 2) - 1}[
+                self.direction
+            ]
         return torch.as_tensor(signs.astype(np.float64)).to(x0)[:, None]
 
     def _weights(self, x0: Tensor) -> Tensor:
@@ -131,7 +133,9 @@ class Classify(Goal):
     kind: Literal["ce", "dl"] = "ce"
 
     def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
-        require(policy.discrete, f"the {self.kind} loss is for discrete actions, but this policy's are continuous")
+        require(
+            policy.discrete, f"the {self.kind} loss is for discrete actions, but this policy's are continuous"
+        )
         with torch.no_grad():
             y = policy.body(o).argmax(1)
         if self.kind == "dl":

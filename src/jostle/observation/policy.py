@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import numpy as np
@@ -42,6 +43,7 @@ class Policy:
     value_of: Callable[[Tensor], Tensor] | None = None
     q_of: Callable[[Tensor, Tensor], Tensor] | None = None
     others: tuple[nn.Module, ...] = ()
+    _holds: list[int] = field(default_factory=lambda: [0], repr=False)
 
     @property
     def features(self) -> int:
@@ -56,7 +58,7 @@ class Policy:
     @property
     def like(self) -> Tensor:
         """An empty tensor on the device and in the precision of the policy."""
-        for tensor in (*self.net.parameters(), *self.net.buffers()):
+        for tensor in chain(self.net.parameters(), self.net.buffers()):
             if tensor.is_floating_point():
                 return tensor.detach().new_empty(0)
         return torch.empty(0)
@@ -124,11 +126,19 @@ class Policy:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Evaluation mode, no parameter gradients; all is restored at the end."""
+        """Evaluation mode, no parameter gradients; all is restored at the end.
+
+        Within another one it does nothing: a loop over many steps holds the policy once.
+        """
         with ExitStack() as stack:
-            for module in (self.net, *self.others):
-                stack.enter_context(frozen(module))
-            yield
+            if not self._holds[0]:
+                for module in (self.net, *self.others):
+                    stack.enter_context(frozen(module))
+            self._holds[0] += 1
+            try:
+                yield
+            finally:
+                self._holds[0] -= 1
 
     def take(self, o: Any) -> tuple[Tensor, Callable[[Tensor], Any]]:
         """Observations as the policy reads them, `(batch, features)`, and the way back to the caller's kind.

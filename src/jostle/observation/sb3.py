@@ -77,7 +77,8 @@ def _critic(policy: Any) -> Callable[[Tensor, Tensor], Tensor]:
 
 def _ppo(policy: Any) -> dict[str, Any]:
     require(
-        not getattr(policy, "squash_output", False), "PPO and A2C with a squashed gSDE output are not supported"
+        not getattr(policy, "squash_output", False),
+        "PPO and A2C with a squashed gSDE output are not supported",
     )
     require(policy.share_features_extractor, "PPO and A2C with two feature extractors are not supported")
     extract = _extractor(policy.features_extractor)

@@ -29,12 +29,8 @@ class Timed(Attack):
 
     def __post_init__(self) -> None:
         given = [self.value_above, self.rate, self.steps]
-        require(
-            sum(one is not None for one in given) == 1, "give exactly one of value_above, rate and steps"
-        )
-        require(
-            self.rate is None or 0 <= self.rate <= 1, f"rate must lie in [0, 1], but {self.rate} came"
-        )
+        require(sum(one is not None for one in given) == 1, "give exactly one of value_above, rate and steps")
+        require(self.rate is None or 0 <= self.rate <= 1, f"rate must lie in [0, 1], but {self.rate} came")
 
     def __call__(
         self,
@@ -46,7 +42,9 @@ class Timed(Attack):
     ) -> tuple[Any, Info]:
         """Attack observations, where it is time to."""
         clean, _ = policy.take(o)
-        strike = torch.as_tensor(self._strikes(policy, clean, np.broadcast_to(np.asarray(t), len(clean)), generator))
+        strike = torch.as_tensor(
+            self._strikes(policy, clean, np.broadcast_to(np.asarray(t), len(clean)), generator)
+        )
         shown, info = self.attack(policy, o, t=t, generator=generator)
         kind = torch.as_tensor(np.asarray(shown)) if not isinstance(shown, Tensor) else shown
         given = torch.as_tensor(np.asarray(o)) if not isinstance(o, Tensor) else o
