@@ -6,7 +6,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 # Rooms and tools are imported when they are first used, so that `import jostle` stays fast.
-_MODULES = ("collapse", "core", "disk", "lab", "style", "timescales", "universal", "zoo")
+_MODULES = ("collapse", "core", "disk", "lab", "observation", "style", "timescales", "universal", "zoo")
 _NAMES = {
     "L1": "jostle.core.budgets",
     "L2": "jostle.core.budgets",

@@ -54,8 +54,7 @@ class LearnedAdversary(Attack):
 def perturb(policy: Policy, budget: Budget, clean: Tensor, u: Tensor) -> tuple[Tensor, Reach]:
     """`o + u e` within the budget and the space; `u`: `(batch, features)` in [-1, 1]."""
     reach = Reach.around(budget, clean, policy.observation_low, policy.observation_high)
-    size = reach.ball.scale if reach.ball.scale is not None else 1.0
-    move = reach.ball.project(u[:, reach.active].to(clean) * size, reach.centre)
+    move = reach.ball.project(u[:, reach.active].to(clean) * reach.e / reach.unit, reach.centre)
     return reach.show(move), reach
 
 

@@ -141,7 +141,7 @@ class Noise(Bounded):
         if self.kind == "uniform":
             return reach.ball.sample(start, rng, reach.centre)
         draw = torch.randn(start.shape, generator=rng, dtype=torch.float64).to(start)
-        size = reach.ball.scale if reach.ball.scale is not None else torch.ones_like(start[0])
+        size = reach.e / reach.unit
         if self.kind == "normal":
             return reach.ball.project(draw * size / 3, reach.centre)
         require(self.kind == "corner", f"kind must be uniform, normal or corner, but {self.kind!r} came")
@@ -224,13 +224,11 @@ class PGD(Bounded):
         return Phases(tuple(size / reach.largest for size in sizes), sign=False)
 
     def _climb(self, layers: Any, bound: Bound, reach: Reach, first: Tensor) -> Tensor:
-        scale = reach.ball.scale
-        assert scale is not None
         wide = reach.clean.shape
         low = torch.zeros(wide, dtype=reach.clean.dtype)
         high, start = low.clone(), low.clone()
-        low[:, reach.active] = torch.maximum(-scale, reach.low - reach.centre)
-        high[:, reach.active] = torch.minimum(scale, reach.high - reach.centre)
+        low[:, reach.active] = torch.maximum(-reach.e, reach.low - reach.some)
+        high[:, reach.active] = torch.minimum(reach.e, reach.high - reach.some)
         start[:, reach.active] = first
         sizes = self._sizes(reach)
         assert sizes is not None

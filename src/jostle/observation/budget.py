@@ -1,7 +1,8 @@
 """How far an attacker may move each sensor: per-feature budgets in the norms of the core."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -39,6 +40,7 @@ class Budget:
     mask: Any = None
     units: Units = "observation"
     scale: Any = None
+    _memo: dict[Any, Any] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         eps = torch.as_tensor(self.eps, dtype=torch.float64)
@@ -95,10 +97,9 @@ class Reach:
     """
 
     clean: Tensor
+    norm: Norm
     active: Tensor
-    unit: Tensor | float
-    ball: Ball
-    centre: Tensor
+    e: Tensor
     low: Tensor
     high: Tensor
     largest: float
@@ -106,24 +107,48 @@ class Reach:
     @classmethod
     def around(cls, budget: Budget, o: Tensor, low: Tensor, high: Tensor) -> "Reach":
         """The reach of `budget` around observations `(batch, features)` in a space with this box."""
-        e = budget.radii(o.shape[1], low, high).to(o)
-        active = e.nonzero().reshape(-1)
+        key = (id(low), id(high), o.dtype, o.device)
+        if key not in budget._memo:  # an environment loop asks for the same at every step
+            e = budget.radii(o.shape[1], low, high).to(o)
+            active = e.nonzero().reshape(-1)
+            largest = float(e.max()) if len(active) else 0.0
+            budget._memo[key] = (low, high), active, e[active], low.to(o)[active], high.to(o)[active], largest
+        _, active, e, lo, hi, largest = budget._memo[key]
         some = o[:, active]
-        e = e[active]
         # Where the clean value lies outside the space already, it may stay there.
-        lo, hi = torch.minimum(low.to(o)[active], some), torch.maximum(high.to(o)[active], some)
-        if budget.norm == "linf":
-            unit, centre = 1.0, some
-            ball: Ball = Linf(1.0, lower=lo, upper=hi, scale=e)
-        else:
-            unit, centre = e, some / e
-            kind = L2 if budget.norm == "l2" else L1
-            ball = kind(1.0, lower=torch.minimum(lo / e, centre), upper=torch.maximum(hi / e, centre))
-        return cls(o, active, unit, ball, centre, lo, hi, float(e.max()) if len(e) else 0.0)
+        return cls(o, budget.norm, active, e, torch.minimum(lo, some), torch.maximum(hi, some), largest)
+
+    @cached_property
+    def some(self) -> Tensor:
+        """The clean values of the movable features."""
+        return self.clean[:, self.active]
+
+    @property
+    def unit(self) -> Tensor | float:
+        """What one unit of the ball's coordinates is in the observation."""
+        return 1.0 if self.norm == "linf" else self.e
+
+    @property
+    def centre(self) -> Tensor:
+        """The clean observation in the ball's coordinates."""
+        return self.some / self.unit
+
+    @cached_property
+    def ball(self) -> Ball:
+        """The core's budget for perturbations of `centre`."""
+        if self.norm == "linf":
+            return Linf(1.0, lower=self.low, upper=self.high, scale=self.e)
+        centre = self.centre
+        kind = L2 if self.norm == "l2" else L1
+        return kind(
+            1.0,
+            lower=torch.minimum(self.low / self.e, centre),
+            upper=torch.maximum(self.high / self.e, centre),
+        )
 
     def start(self) -> Tensor:
         """The perturbation that changes nothing."""
-        return torch.zeros_like(self.centre)
+        return torch.zeros_like(self.some)
 
     def shift(self, u: Tensor) -> Tensor:
         """The observations under perturbation `u`, differentiable in `u`."""
@@ -131,10 +156,9 @@ class Reach:
 
     def show(self, u: Tensor) -> Tensor:
         """The observations under perturbation `u`, exactly inside the box; what did not move keeps its bits."""
-        some = self.clean[:, self.active]
-        moved = torch.minimum(torch.maximum(some + u * self.unit, self.low), self.high)
+        moved = torch.minimum(torch.maximum(self.some + u * self.unit, self.low), self.high)
         out = self.clean.clone()
-        out[:, self.active] = torch.where(u == 0, some, moved)
+        out[:, self.active] = torch.where(u == 0, self.some, moved)
         return out
 
 

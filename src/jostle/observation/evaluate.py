@@ -2,9 +2,9 @@
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -17,6 +17,9 @@ from jostle.core.errors import require
 from jostle.files import write_json
 from jostle.observation.attacks import Attack
 from jostle.observation.policy import Policy
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Progress = Callable[[int, int, str], None]
 Array = NDArray[Any]
@@ -93,10 +96,14 @@ class Report:
         widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
         return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) for line in lines)
 
+    def plot(self) -> "Figure":
+        """The regrets as a figure."""
+        from jostle.observation.figures import attack_bars
+
+        return attack_bars(self)
+
     def numbers(self) -> dict[str, Any]:
         """The rows as plain numbers."""
-        from dataclasses import asdict
-
         return {name: asdict(row) for name, row in self.rows.items()}
 
     def save(self, path: Path) -> None:
@@ -158,25 +165,32 @@ def roll(
     start = time.perf_counter()
     o = fleet.reset(seeds)
     live = np.ones(len(seeds), dtype=bool)
-    log: dict[str, list[Array]] = {name: [] for name in ("true", "shown", "actions", "clean", "rewards")}
+    log: list[tuple[Array, Array, Array, Array]] = []
+    alive: list[Array] = []
     t = 0
     with policy.held():
         while live.any():
             require(t < max_steps, f"an episode did not end within max_steps = {max_steps}")
-            shown = o.copy()
+            shown = o
             if attack is not None:
-                shown[live] = attack(policy, o[live], t=t, generator=generator)[0]
-            actions = policy.act(shown, draws)
-            same = attack is None or draws is not None
-            clean = actions if same else policy.act(o)
+                if live.all():
+                    shown = attack(policy, o, t=t, generator=generator)[0]
+                else:
+                    shown = o.copy()
+                    shown[live] = attack(policy, o[live], t=t, generator=generator)[0]
+            actions = policy.act(np.where(live[:, None], shown, 0.0).astype(o.dtype), draws)
             after, rewards, over = fleet.step(actions, live)
-            for name, value in zip(log, (o, shown, actions, clean, rewards), strict=True):
-                log[name].append(_blank(value, ~live))
-            live &= ~over
-            o, t = np.where(live[:, None], after, o), t + 1
+            log.append((o, shown, actions, rewards))
+            alive.append(live)
+            live = live & ~over
+            o, t = after, t + 1
     seconds = time.perf_counter() - start
-    stacked = [np.stack(values) for values in log.values()]
-    return Episodes(*stacked, fleet.kpi(), fleet.series(), seconds)
+    there = np.stack(alive)
+    true, seen, actions, rewards = (_blank(np.stack(part), ~there) for part in zip(*log, strict=True))
+    clean = actions.copy()
+    if attack is not None and draws is None:
+        clean[there] = policy.act(true[there].astype(o.dtype))
+    return Episodes(true, seen, actions, clean, rewards, fleet.kpi(), fleet.series(), seconds)
 
 
 def summarise(policy: Policy, clean: Episodes, attacked: Episodes) -> Row:
@@ -221,7 +235,7 @@ def interval(values: Any, level: float = 0.95) -> tuple[float, float] | None:
 
 def _blank(value: Array, gone: Array) -> Array:
     """The values, with NaN for copies whose episode is over."""
-    out = np.array(value, dtype=np.float64 if value.dtype.kind == "i" else value.dtype)
+    out = value.astype(np.float64) if value.dtype.kind == "i" else value
     out[gone] = np.nan
     return out
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import gymnasium as gym
@@ -21,14 +22,16 @@ Rule = Callable[[NDArray[Any]], NDArray[Any]]
 """From true observations `(batch, features)` to executed actions `(batch, actions)`."""
 
 
-def network(sizes: Sequence[int], generator: torch.Generator, activation: type[nn.Module] = nn.Tanh) -> nn.Sequential:
+def network(
+    sizes: Sequence[int], generator: torch.Generator, activation: type[nn.Module] = nn.Tanh
+) -> nn.Sequential:
     """Linear layers of these widths with an activation between them, from the generator's numbers.
 
     >>> network((3, 8, 1), torch.Generator().manual_seed(0))[0]
     Linear(in_features=3, out_features=8, bias=True)
     """
     layers: list[nn.Module] = []
-    for wide, narrow in zip(sizes[:-1], sizes[1:], strict=True):
+    for wide, narrow in pairwise(sizes):
         layer = nn.Linear(wide, narrow)
         for parameter in layer.parameters():  # torch's own law, drawn from our generator
             nn.init.uniform_(parameter, -(wide**-0.5), wide**-0.5, generator=generator)
@@ -215,7 +218,12 @@ def fit_proxy(
 
 
 def _fit(
-    candidate: Candidate, x: Tensor, y: Tensor, spaces: tuple[Any, Any], epochs: int, generator: torch.Generator
+    candidate: Candidate,
+    x: Tensor,
+    y: Tensor,
+    spaces: tuple[Any, Any],
+    epochs: int,
+    generator: torch.Generator,
 ) -> Policy:
     require(candidate.activation in ("tanh", "relu"), f"activation must be tanh or relu: {candidate}")
     require(candidate.loss in ("mse", "mae", "huber"), f"loss must be mse, mae or huber: {candidate}")

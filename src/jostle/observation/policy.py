@@ -200,6 +200,7 @@ def wrap_policy(
             f"{observation_space} and {action_space} came",
         )
     else:
+        require(callable(model), f"model must be a module or a function, but {type(model).__name__} came")
         net = model if isinstance(model, nn.Module) else _Called(model)
         found = {"net": net, "head": None, "value_of": value, "q_of": q}
         layers = _flat(net)
@@ -290,7 +291,6 @@ def _flat(module: nn.Module) -> list[nn.Module]:
 class _Called(nn.Module):
     def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
-        require(callable(function), f"model must be a module or a function, but {type(function)} came")
         self.function = function
 
     def forward(self, o: Tensor) -> Tensor:
