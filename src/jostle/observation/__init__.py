@@ -1,6 +1,6 @@
 """Attacks on an agent's sensors: their harm, their stealth, and what hardens the agent."""
 
-from jostle.observation import needs as _needs  # isort: skip  (first: it says what to install)
+from jostle.observation import needs as _needs  # noqa: F401  # isort: skip  (it says what to install)
 
 from jostle.observation.adversary import AdversaryEnv, LearnedAdversary, learn_adversary
 from jostle.observation.attacks import (

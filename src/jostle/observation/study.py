@@ -167,7 +167,6 @@ def _row(clean: Mapping[str, Any], year: Mapping[str, Any]) -> dict[str, Any]:
         "kpi regret": loss,
         "action_mae": year["action_mae"],
         "linf": year["linf"],
-        "seconds": year["seconds"],
     }
 
 
@@ -246,4 +245,5 @@ def _loud_week(years: Mapping[str, Mapping[str, Any]], names: Sequence[str]) -> 
     return int(weeks.argmax()) * 168 if len(weeks) else 0
 
 
-STUDY = Study("observation", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)
+PRESETS = {"quick": QUICK, "gpu": GPU, "paper": PAPER}
+STUDY = Study("observation", PRESETS, run, CLAIMS)
