@@ -44,7 +44,7 @@ def seeded(seed=0):
 
 def test_a_clone_does_what_the_rule_does_and_the_seed_decides_it():
     made = clone(follow, Follow, TOY, seeds=range(20), epochs=80, generator=seeded())
-    assert (made.policy.act(made.o) - made.o[:, :1]).abs().mean() < 0.05
+    assert (made.policy.act(made.o) - made.o[:, :1]).abs().mean() < 0.1
     assert len(made.o) == 20 * 10 * 2
     again = clone(follow, Follow, TOY, seeds=range(20), epochs=80, generator=seeded())
     assert all(
@@ -56,7 +56,7 @@ def test_a_clone_does_what_the_rule_does_and_the_seed_decides_it():
 def test_the_regulariser_makes_a_clone_that_moves_less():
     budget = Budget(0.3)
     moved = {}
-    for kappa in (0.0, 4.0):
+    for kappa in (0.0, 20.0):
         guard = (PGD(budget, Regress(), steps=3), kappa) if kappa else None
         made = clone(
             follow, Follow, TOY, seeds=range(20), rounds=0, epochs=60, guard=guard, generator=seeded()
@@ -66,7 +66,7 @@ def test_the_regulariser_makes_a_clone_that_moves_less():
         ]
         moved[kappa] = row.action_mae
         assert made.policy.net.training and all(p.requires_grad for p in made.policy.net.parameters())
-    assert moved[4.0] < 0.7 * moved[0.0]
+    assert moved[20.0] < 0.6 * moved[0.0]
 
 
 def test_a_proxy_learns_from_a_log_in_order():
@@ -107,7 +107,7 @@ def test_the_adversary_s_environment_keeps_the_truth():
 def test_a_learnt_adversary_stays_in_the_budget_and_does_harm():
     victim = clone(follow, Follow, TOY, seeds=range(20), epochs=60, generator=seeded()).policy
     before = torch.random.get_rng_state()
-    found = learn_adversary(Follow(), victim, Budget([0.4, 0, 0, 0]), steps=6000, n_steps=512, seed=0)
+    found = learn_adversary(Follow(), victim, Budget([0.4, 0, 0, 0]), steps=3072, n_steps=512, seed=0)
     assert torch.equal(before, torch.random.get_rng_state())
     o = np.random.default_rng(0).uniform(-1, 1, (50, 4)).astype(np.float32)
     shown, info = found(victim, o)

@@ -76,10 +76,10 @@ def test_train_and_harden(tmp_path):
 
 def test_mistakes_are_one_sentence(pendulum, tmp_path, capsys):
     assert run("attack", "--agent", tmp_path / "no.zip", "--env", "Pendulum-v1") == 2
-    assert "does not exist" in capsys.readouterr().err
+    assert "does not exist" in " ".join(capsys.readouterr().err.split())
     assert run("attack", "--agent", pendulum, "--env", "Nowhere-v1") == 2
-    assert "env must be a Gymnasium id" in capsys.readouterr().err
+    assert "env must be a Gymnasium id" in " ".join(capsys.readouterr().err.split())
     assert run("attack", "--agent", pendulum, "--env", "Pendulum-v1", "--still", 9) == 2
-    assert "features from 0 to 2" in capsys.readouterr().err
+    assert "features from 0 to 2" in " ".join(capsys.readouterr().err.split())
     assert run("attack", "--agent", pendulum, "--env", "CartPole-v1") == 2
-    assert "argmax is for Discrete" in capsys.readouterr().err
+    assert "argmax is for Discrete" in " ".join(capsys.readouterr().err.split())

@@ -73,7 +73,7 @@ class AdversaryEnv(gym.Wrapper):
         self.victim, self.budget, self.q = victim, budget, q
         self.action_space = Box(-1.0, 1.0, (victim.features,), np.float32)
         span = (victim.observation_high - victim.observation_low).abs().max().item()
-        require(q == 0 or np.isfinite(span), "q above 0 needs an observation space with finite bounds")
+        require(q == 0 or bool(np.isfinite(span)), "q above 0 needs an observation space with finite bounds")
         self._span, self._o = span, np.zeros(0)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict]:

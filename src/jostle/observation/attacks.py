@@ -14,10 +14,9 @@ from jostle.core.errors import JostleError, require
 from jostle.core.rules import APGD as AutoSteps
 from jostle.core.rules import Rule
 from jostle.observation.budget import Budget, Reach, step_sizes
-from jostle.observation.chain import climb, climbable
+from jostle.observation.chain import Chain, climb
 from jostle.observation.objectives import (
     Bifurcate,
-    Bound,
     Direction,
     Diverge,
     Goal,
@@ -25,9 +24,12 @@ from jostle.observation.objectives import (
     LowestValue,
     Regress,
     Toward,
+    Value,
 )
 from jostle.observation.policy import Policy
 from jostle.observation.steps import ConjugateGradient, Phases
+
+_SINGLE = (torch.float32, torch.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,7 @@ class Bounded(Attack):
     @abstractmethod
     def _perturb(
         self, policy: Policy, reach: Reach, t: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Bound | None]:
+    ) -> tuple[Tensor, Value | None]:
         """The perturbation, in the coordinates of the reach's ball, and the objective that it serves."""
 
     def __call__(
@@ -95,7 +97,7 @@ class Bounded(Attack):
                 shown = reach.show(u)
                 if bound is not None:
                     with torch.no_grad():
-                        objective = bound.value(shown, policy.body(shown)).cpu().numpy()
+                        objective = bound(shown, policy.body(shown)).cpu().numpy()
         gap = (shown - clean).abs().cpu().numpy()
         largest = gap.max(1, initial=0.0)
         info = Info(largest > 0, largest, np.sqrt((gap * gap).sum(1)), reach.active.cpu().numpy(), objective)
@@ -133,7 +135,7 @@ class Noise(Bounded):
 
     def _perturb(
         self, policy: Policy, reach: Reach, t: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Bound | None]:
+    ) -> tuple[Tensor, Value | None]:
         return self._draw(reach, _need(generator, "noise")), None
 
     def _draw(self, reach: Reach, rng: torch.Generator) -> Tensor:
@@ -186,15 +188,10 @@ class PGD(Bounded):
 
     def _perturb(
         self, policy: Policy, reach: Reach, t: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Bound | None]:
+    ) -> tuple[Tensor, Value | None]:
         bound = self.goal.bind(policy, reach.clean, t)
-        drawn = self.start == "random" or (self.start == "auto" and self.goal.needs_start)
-        rng = _need(generator, "a random start") if drawn or self.restarts > 1 else None
-        first = reach.ball.sample(reach.start(), rng, reach.centre) if drawn and rng else reach.start()
-        layers = policy.chain
-        signs = self.restarts == 1 and self.budget.norm == "linf" and self._sizes(reach) is not None
-        if signs and layers is not None and climbable(layers, bound, reach.clean):
-            return self._climb(layers, bound, reach, first), bound
+        rng = _need(generator, "a random start") if self._drawn or self.restarts > 1 else None
+        first = self._first(reach, rng)
         found = ascend(
             lambda u: self._value(policy, bound, reach, u),
             first,
@@ -208,31 +205,81 @@ class PGD(Bounded):
         return found.delta, bound
 
     @staticmethod
-    def _value(policy: Policy, bound: Bound, reach: Reach, u: Tensor) -> Tensor:
+    def _value(policy: Policy, bound: Value, reach: Reach, u: Tensor) -> Tensor:
         shown = reach.shift(u)
-        return bound.value(shown, policy.body(shown))
+        return bound(shown, policy.body(shown))
 
-    def _sizes(self, reach: Reach) -> list[float] | None:
-        """Step lengths in observation units; `None` for rules that set their own."""
-        return step_sizes(self.steps, self.step_size or 0.2 * reach.largest, self.decays, self.rate)
+    @property
+    def _drawn(self) -> bool:
+        return self.start == "random" or (self.start == "auto" and self.goal.needs_start)
+
+    def _first(self, reach: Reach, rng: torch.Generator | None) -> Tensor:
+        drawn = self._drawn and rng is not None
+        return reach.ball.sample(reach.start(), rng, reach.centre) if drawn and rng else reach.start()
+
+    def _sizes(self, largest: float) -> list[float] | None:
+        """Step lengths in observation units, from the largest radius; `None` for rules that set their own."""
+        return step_sizes(self.steps, self.step_size or 0.2 * largest, self.decays, self.rate)
 
     def _rule(self, reach: Reach) -> Rule:
-        sizes = self._sizes(reach)
+        sizes = self._sizes(reach.largest)
         assert sizes is not None
         if self.budget.norm == "linf":
             return Phases(tuple(sizes))
         return Phases(tuple(size / reach.largest for size in sizes), sign=False)
 
-    def _climb(self, layers: Any, bound: Bound, reach: Reach, first: Tensor) -> Tensor:
-        wide = reach.clean.shape
-        low = torch.zeros(wide, dtype=reach.clean.dtype)
-        high, start = low.clone(), low.clone()
-        low[:, reach.active] = torch.maximum(-reach.e, reach.low - reach.some)
-        high[:, reach.active] = torch.minimum(reach.e, reach.high - reach.some)
-        start[:, reach.active] = first
-        sizes = self._sizes(reach)
-        assert sizes is not None
-        return climb(layers, bound, reach.clean, start, low, high, sizes)[:, reach.active]
+    def __call__(
+        self,
+        policy: Policy,
+        o: Any,
+        *,
+        t: int | Sequence[int] | np.ndarray = 0,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Any, Info]:
+        """Attack observations; see [`Attack`][jostle.observation.Attack]."""
+        found = self._closed_form(policy, o, t, generator)
+        return found or super().__call__(policy, o, t=t, generator=generator)
+
+    def _closed_form(
+        self, policy: Policy, o: Any, t: Any, generator: torch.Generator | None
+    ) -> tuple[Any, Info] | None:
+        """The same attack by a gradient written out by hand; `None` where that does not cover it."""
+        layers = policy.chain
+        if self.budget.norm != "linf" or self.restarts > 1 or layers is None or not Chain.fits(layers):
+            return None
+        chain = Chain(layers)
+        given = o.detach() if isinstance(o, Tensor) else o
+        if (isinstance(given, Tensor) and given.device.type != "cpu") or not hasattr(given, "dtype"):
+            return None
+        array = np.asarray(given) if not isinstance(given, Tensor) or given.dtype in _SINGLE else np.zeros(())
+        e, largest = self.budget.vector(policy, array.dtype)
+        sizes = self._sizes(largest) if largest else None
+        clean = array[None] if array.ndim == 1 else array
+        shaped = array.ndim in (1, 2) and clean.shape[-1] == policy.features and len(clean)
+        if sizes is None or not shaped or array.dtype != chain.dtype or not np.isfinite(clean).all():
+            return None
+        x0, _ = chain.forward(clean)
+        slope = self.goal.closed(policy, x0, np.broadcast_to(np.asarray(t, dtype=np.int64), (len(clean),)))
+        if slope is None:
+            return None
+        low = np.minimum(policy.observation_low.numpy(), clean)
+        high = np.maximum(policy.observation_high.numpy(), clean)
+        u = np.zeros_like(clean)
+        if self._drawn:
+            tensor = torch.from_numpy(clean)
+            reach = Reach.around(self.budget, tensor, policy.observation_low, policy.observation_high)
+            u[:, reach.active] = self._first(reach, _need(generator, "a random start")).numpy()
+        u, value = climb(
+            chain, slope, clean, u, np.maximum(-e, low - clean), np.minimum(e, high - clean), sizes
+        )
+        shown = np.where(u == 0, clean, np.minimum(np.maximum(clean + u, low), high)).astype(
+            clean.dtype, copy=False
+        )
+        gap = np.abs(shown - clean)
+        furthest = gap.max(1)
+        info = Info(furthest > 0, furthest, np.sqrt((gap * gap).sum(1)), np.flatnonzero(e), value)
+        out = shown.reshape(array.shape)
+        return (torch.from_numpy(out) if isinstance(o, Tensor) else out), info
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,8 +323,8 @@ class FGSM(PGD):
     steps: int = 1
     decays: int = 0
 
-    def _sizes(self, reach: Reach) -> list[float] | None:
-        return [self.step_size or reach.largest] * self.steps
+    def _sizes(self, largest: float) -> list[float] | None:
+        return [self.step_size or largest] * self.steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,7 +337,7 @@ class APGD(PGD):
     goal: Goal = field(default_factory=Bifurcate)
     steps: int = 100
 
-    def _sizes(self, reach: Reach) -> list[float] | None:
+    def _sizes(self, largest: float) -> list[float] | None:
         return None
 
     def _rule(self, reach: Reach) -> Rule:
@@ -304,7 +351,7 @@ class ACG(PGD):
     goal: Goal = field(default_factory=Bifurcate)
     steps: int = 100
 
-    def _sizes(self, reach: Reach) -> list[float] | None:
+    def _sizes(self, largest: float) -> list[float] | None:
         return None
 
     def _rule(self, reach: Reach) -> Rule:

@@ -40,7 +40,7 @@ class Budget:
     mask: Any = None
     units: Units = "observation"
     scale: Any = None
-    _memo: dict[Any, Any] = field(default_factory=dict, repr=False)
+    _memo: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         eps = torch.as_tensor(self.eps, dtype=torch.float64)
@@ -81,6 +81,14 @@ class Budget:
         if self.units == "std":
             e = e * _vector("scale", self.scale, features)
         return e
+
+    def vector(self, policy: Any, dtype: Any) -> tuple[np.ndarray, float]:
+        """`e` for a policy's observations as an array, and its largest entry; worked out once."""
+        key = (id(policy.observation_low), dtype)
+        if key not in self._memo:
+            e = self.radii(policy.features, policy.observation_low, policy.observation_high).numpy()
+            self._memo[key] = policy.observation_low, e.astype(dtype), float(e.max(initial=0.0))
+        return self._memo[key][1:]
 
     def times(self, factor: float) -> "Budget":
         """The same budget with every radius multiplied by `factor`."""
@@ -152,7 +160,10 @@ class Reach:
 
     def shift(self, u: Tensor) -> Tensor:
         """The observations under perturbation `u`, differentiable in `u`."""
-        return self.clean.index_add(1, self.active, u * self.unit)
+        move = u if self.norm == "linf" else u * self.e
+        if len(self.active) == self.clean.shape[1]:
+            return self.clean + move
+        return self.clean.index_add(1, self.active, move)
 
     def show(self, u: Tensor) -> Tensor:
         """The observations under perturbation `u`, exactly inside the box; what did not move keeps its bits."""

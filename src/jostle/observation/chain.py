@@ -7,122 +7,98 @@ memory; a test holds it to the engine's result.
 
 import warnings
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 
 from jostle.core.ascent import NonFiniteGradient
-from jostle.observation.objectives import Bound
 
-Array = NDArray[np.floating]
+Array = NDArray[Any]
 Slope = Callable[[Array], tuple[Array, Array]]
 
 
-def climbable(layers: Sequence[nn.Module] | None, bound: Bound, o: Tensor) -> bool:
-    """Whether the closed form covers this policy, objective and device."""
-    return (
-        layers is not None
-        and (bound.side is not None or bound.pull is not None)
-        and o.device.type == "cpu"
-        and o.dtype in (torch.float32, torch.float64)
-    )
+class Chain:
+    """The layers as arrays, on the network's own memory: what is learnt meanwhile shows here at once."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        self.layers: list[tuple[str, Array, Array]] = [_arrays(layer) for layer in layers]
+        self.dtype = self.layers[0][1].dtype
+
+    @staticmethod
+    def fits(layers: Sequence[nn.Module] | None) -> bool:
+        """Whether these layers are on the CPU, in single or double precision."""
+        first = layers[0].weight if layers and isinstance(layers[0], nn.Linear) else None
+        return (
+            first is not None
+            and first.device.type == "cpu"
+            and first.dtype in (torch.float32, torch.float64)
+            and not nn.utils.parametrize.is_parametrized(layers[0])  # type: ignore[index]
+        )
+
+    def forward(self, h: Array) -> tuple[Array, list[Array]]:
+        """The output, and every layer's."""
+        kept = []
+        for kind, weight, bias in self.layers:
+            if kind == "tanh":
+                h = np.tanh(h)
+            elif kind == "relu":
+                h = np.maximum(h, 0)
+            else:
+                h = h @ weight
+                h += bias
+            kept.append(h)
+        return h, kept
+
+    def backward(self, kept: list[Array], g: Array) -> Array:
+        """The gradient in the input, from that in the output."""
+        for (kind, weight, _), h in zip(reversed(self.layers), reversed(kept), strict=True):
+            if kind == "tanh":
+                g = g * (1 - h * h)
+            elif kind == "relu":
+                g = g * (h > 0)
+            else:
+                g = g @ weight.T
+        return g
 
 
 def climb(
-    layers: Sequence[nn.Module],
-    bound: Bound,
-    o: Tensor,
-    start: Tensor,
-    low: Tensor,
-    high: Tensor,
-    sizes: Sequence[float],
-) -> Tensor:
+    chain: Chain, slope: Slope, clean: Array, u: Array, low: Array, high: Array, sizes: Sequence[float]
+) -> tuple[Array, Array]:
     """The best perturbation that sign steps find: `u <- clip(u + a_k sign(g), low, high)`.
 
     It ends early once a step changes nothing: then no later one does, for they are not longer.
 
-    **Arguments:** `layers`: the policy's body. `bound`: the objective. `o`: clean observations, `(batch,
-    features)`. `start`: first perturbation. `low`, `high`: bounds on it. `sizes`: step lengths, not growing.
-    **Returns:** the perturbation with the largest objective among all iterates, a sample.
+    **Arguments:** `chain`: the policy's body. `slope`: the objective of its output. `clean`: observations,
+    `(batch, features)`. `u`: first perturbation. `low`, `high`: bounds on it. `sizes`: lengths, not growing.
+    **Returns:** the perturbation with the largest objective among all iterates, a sample, and that objective.
     """
-    chain = [_arrays(layer) for layer in layers]
-    clean, u, lo, hi = (part.numpy() for part in (o, start, low, high))
-    slope = _slope(bound, chain, clean)
     best_u, best = u, None
     for t, size in enumerate(sizes):
-        x, kept = _forward(chain, clean + u)
+        x, kept = chain.forward(clean + u)
         value, g = slope(x)
         best_u, best = _better(value, u, best_u, best)
-        g = _backward(chain, kept, g)
-        _check(g, t)
-        moved = u + np.asarray(size, dtype=u.dtype) * np.sign(g)
-        np.minimum(moved, hi, out=moved)
-        np.maximum(moved, lo, out=moved)
-        if (moved == u).all():
-            return torch.from_numpy(best_u)
-        u = moved
-    x, _ = _forward(chain, clean + u)
-    value, _ = slope(x)
-    return torch.from_numpy(_better(value, u, best_u, best)[0])
+        way = np.sign(chain.backward(kept, g))
+        _check(way, t)
+        way *= clean.dtype.type(size)
+        way += u
+        np.minimum(way, high, out=way)
+        np.maximum(way, low, out=way)
+        if t % 4 == 3 and np.array_equal(way, u):
+            return best_u, best
+        u = way
+    value, _ = slope(chain.forward(clean + u)[0])
+    return _better(value, u, best_u, best)
 
 
-Layer = tuple[Array, Array, str] | str
-
-
-def _arrays(layer: nn.Module) -> Layer:
+def _arrays(layer: nn.Module) -> tuple[str, Array, Array]:
     if not isinstance(layer, nn.Linear):
-        return "tanh" if isinstance(layer, nn.Tanh) else "relu"
-    weight = layer.weight.detach().numpy()
-    bias = np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().numpy()
-    return weight, bias, "linear"
-
-
-def _forward(chain: Sequence[Layer], h: Array) -> tuple[Array, list[Array]]:
-    kept = []
-    for layer in chain:
-        if layer == "tanh":
-            h = np.tanh(h)
-        elif layer == "relu":
-            h = np.maximum(h, 0)
-        else:
-            h = h @ layer[0].T  # type: ignore[union-attr]
-            h += layer[1]
-        kept.append(h)
-    return h, kept
-
-
-def _backward(chain: Sequence[Layer], kept: list[Array], g: Array) -> Array:
-    for layer, h in zip(reversed(chain), reversed(kept), strict=True):
-        if layer == "tanh":
-            g = g * (1 - h * h)
-        elif layer == "relu":
-            g = g * (h > 0)
-        else:
-            g = g @ layer[0]
-    return g
-
-
-def _slope(bound: Bound, chain: Sequence[Layer], clean: Array) -> Slope:
-    """The objective and its gradient in the policy's output (the objective up to a constant a sample)."""
-    if bound.side is not None:
-        side = bound.side.numpy()
-        return lambda x: ((side * x).sum(1), side)
-    kind = bound.pull
-    # By the same arithmetic as the iterates: at the clean point the distance is exactly 0.
-    x0, _ = _forward(chain, clean)
-
-    def slope(x: Array) -> tuple[Array, Array]:
-        gap = x - x0
-        if kind == "mse":
-            return (gap * gap).sum(1), 2 * gap
-        if kind == "mae":
-            return np.abs(gap).sum(1), np.sign(gap)
-        size = np.abs(gap)
-        return np.where(size < 1, 0.5 * gap * gap, size - 0.5).sum(1), np.clip(gap, -1, 1)
-
-    return slope
+        return ("tanh" if isinstance(layer, nn.Tanh) else "relu"), np.zeros(0), np.zeros(0)
+    weight = layer.weight.detach().numpy().T
+    bias = np.zeros(weight.shape[1], weight.dtype) if layer.bias is None else layer.bias.detach().numpy()
+    return "linear", weight, bias
 
 
 def _better(value: Array, u: Array, best_u: Array, best: Array | None) -> tuple[Array, Array]:
@@ -136,15 +112,13 @@ def _better(value: Array, u: Array, best_u: Array, best: Array | None) -> tuple[
     return np.where(rose[:, None], u, best_u), np.where(rose, value, best)
 
 
-def _check(g: Array, t: int) -> None:
-    total = float(np.add.reduce(g, axis=None))
-    if total == total and total not in (0.0, np.inf, -np.inf):
-        return
-    bad = ~np.isfinite(g)
-    if bad.any():
-        raise NonFiniteGradient(t, float(bad.mean()))
-    if t == 0 and g.size and not g.any():
+def _check(way: Array, t: int) -> None:
+    # Signs are -1, 0, 1 or NaN: an overflow in the gradient has become NaN on its way, or a sign like others.
+    total = float(np.add.reduce(way, axis=None))
+    if total != total:
+        raise NonFiniteGradient(t, float(np.isnan(way).mean()))
+    if t == 0 and total == 0.0 and way.size and not way.any():
         warnings.warn(
             "the objective's gradient is zero everywhere at step 0: without one the perturbation stays where it is",
-            stacklevel=4,
+            stacklevel=5,
         )

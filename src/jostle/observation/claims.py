@@ -117,9 +117,10 @@ CLAIMS = [
     ),
     Claim(
         "OBS-C7",
-        "With budgets scaled to each sensor's normal change MMD sees nothing; at .05 on every sensor it does.",
+        "With budgets scaled to each sensor's normal change MMD sees nothing; at .05 on every sensor it does "
+        "(on a whole year; with fewer hours MMD sees less).",
         "p between .39 and 1.0 for stealth budgets, .0048 for .05 (SAC, calendar masked)",
-        "quick",
+        "gpu",
         lambda m: (
             ", ".join(f"{n}: p = {m['detected'][n]['p']:.3f}" for n in ("stealth bifurcated", "bifurcated"))
             if {"stealth bifurcated", "bifurcated"} <= set(m["detected"])

@@ -25,7 +25,7 @@ def rules_for(clean: Any, district: District | None = None, *, margin: float = 1
     the scaling of its features. `margin`: added to the largest deviation of the clean log.
 
     >>> rules = rules_for([[0.2, 0.1], [0.5, 0.7], [0.2, 0.3]] * 9)
-    >>> rules["levels"](np.array([[0.2, 9.0], [0.3, 0.1]]))
+    >>> rules["levels"](np.array([[0.2, 0.7], [0.3, 0.1]]))
     array([False,  True])
     """
     x = np.asarray(clean, dtype=np.float64)
@@ -48,7 +48,7 @@ def rules_for(clean: Any, district: District | None = None, *, margin: float = 1
 
 
 def _within(gap: Callable[[Array], Array], most: Array) -> Rule:
-    return lambda shown: (gap(np.asarray(shown, dtype=np.float64)) > most).any(1)
+    return lambda shown: np.any(gap(np.asarray(shown, dtype=np.float64)) > most, axis=1, keepdims=True)[:, 0]
 
 
 def _off_levels(shown: Array, tariffs: Mapping[int, Array], margin: float) -> NDArray[np.bool_]:

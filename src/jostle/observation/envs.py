@@ -73,7 +73,7 @@ class AttackedVectorEnv(VectorWrapper):
         self, *, seed: int | list[int | None] | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Any, dict]:
         """Reset all copies, or those of `options["reset_mask"]`."""
-        o, info = self.env.reset(seed=seed, options=options)
+        o, info = self.env.reset(seed=seed, options=options)  # pyright: ignore[reportArgumentType]
         mask = (options or {}).get("reset_mask", np.ones(self.num_envs, dtype=bool))
         self.t = np.where(mask, 0, self.t)
         self._ended = np.where(mask, False, self._ended)

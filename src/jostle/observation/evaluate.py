@@ -275,7 +275,8 @@ class _Native:
         self.env = env
 
     def reset(self, seeds: Sequence[int]) -> Array:
-        return np.array(self.env.reset(seed=[int(seed) for seed in seeds])[0])
+        some: Any = [int(seed) for seed in seeds]
+        return np.array(self.env.reset(seed=some)[0])
 
     def step(self, actions: Array, live: Array) -> tuple[Array, Array, Array]:
         o, rewards, ended, cut, _ = self.env.step(actions)

@@ -20,6 +20,7 @@ _HUES = {
     "FGSM bifurcated": COLOURS["purple"],
     "toggle": COLOURS["blue"],
     "stealth bifurcated": COLOURS["green"],
+    "black-box toggle": COLOURS["purple"],
 }
 
 
@@ -83,7 +84,7 @@ def regret_by_eps(runs: Sequence[Mapping[str, Any]]) -> "Figure":
             values = np.array([[run["regret"][b][name] for b in budgets] for run in runs])
             hue = _HUES.get(name, "#888888")
             axis.plot(x, values.mean(0), "o-", color=hue, label=name)
-            axis.fill_between(x, values.min(0), values.max(0), color=hue, alpha=0.15, lw=0)
+            axis.fill_between(x, values.min(0), values.max(0), color=hue, alpha=0.1, lw=0)
         axis.set_xlabel("budget eps (scaled observation units)")
         axis.set_ylabel("return lost")
         axis.legend()
@@ -163,6 +164,7 @@ def band(found: Mapping[str, Any]) -> "Figure":
         axis.plot(x, clean[order], color="black", lw=1.0, label="clean")
         axis.set_xlabel("observations, sorted by the clean action")
         axis.set_ylabel("action (share of the battery's power)")
+        axis.set_ylim(-1.05, 1.6)
         axis.legend(loc="upper left", ncols=2, markerscale=4)
     return made
 

@@ -18,17 +18,8 @@ Value = Callable[[Tensor, Tensor], Tensor]
 """From perturbed observations and the body's output for them to one number a sample."""
 
 
-@dataclass(frozen=True)
-class Bound:
-    """An objective with everything clean frozen in it.
-
-    `value`: see `Value`. `side`: where the objective is `sum side (x - c)`, its constant slope in the
-    output; `pull`: where it is a distance of the output from the clean one; both for the closed form.
-    """
-
-    value: Value
-    side: Tensor | None = None
-    pull: Distance | None = None
+Slope = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From the body's output to the objective, one number a sample, and its gradient in the output."""
 
 
 class Goal(ABC):
@@ -38,8 +29,12 @@ class Goal(ABC):
     """Whether its gradient vanishes at the clean point, so that an ascent must start elsewhere."""
 
     @abstractmethod
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         """Tie the objective to clean observations `(batch, features)` at time steps `t`, one a sample."""
+
+    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+        """The same in closed form, from the clean output `x0`; `None` where there is none."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -55,31 +50,44 @@ class Bifurcate(Goal):
     dims: tuple[int, ...] | None = None
     weights: tuple[float, ...] | None = None
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         with torch.no_grad():
             x0 = policy.body(o)
         if policy.discrete:
             return self._grouped(x0, t)
         assert policy.centre is not None
         centre = policy.centre.to(x0)
-        want = self._signs(t, x0)
-        side = torch.where(x0 >= centre, -1.0, 1.0).to(x0) if want is None else want.expand_as(x0)
-        side = side * self._weights(x0)
-        return Bound(lambda _, x: bifurcated(x, side, centre), side=2 * side)
+        side = torch.from_numpy(self._sides(x0.cpu().numpy(), centre.cpu().numpy(), t)).to(x0)
+        return lambda _, x: bifurcated(x, side, centre)
 
-    def _grouped(self, x0: Tensor, t: np.ndarray) -> Bound:
+    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+        if policy.discrete or policy.centre is None:
+            return None
+        centre = policy.centre.numpy().astype(x0.dtype)
+        side = 2 * self._sides(x0, centre, t)
+        return lambda x: ((side * (x - centre)).sum(1), side)
+
+    def _sides(self, x0: np.ndarray, centre: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Where each action is pushed, weights and all: `(batch, actions)`."""
+        want = self._signs(t)
+        side = np.where(x0 >= centre, -1.0, 1.0) if want is None else want[:, None]
+        if self.dims is None and self.weights is None:
+            return np.broadcast_to(side, x0.shape).astype(x0.dtype)
+        return (side * self._weights(x0.shape[1])).astype(x0.dtype)
+
+    def _grouped(self, x0: Tensor, t: np.ndarray) -> Value:
         require(self.dims is None and self.weights is None, "dims and weights are for continuous actions")
         groups = halves(x0.shape[1]).to(x0.device)
         y = x0.argmax(1)
-        want = self._signs(t, x0)
+        want = self._signs(t)
         if want is None:
-            return Bound(lambda _, z: gdl(z, y, groups))
-        # The margin of the wanted half over the other: its first class stands for the half to leave.
-        leave = torch.where(want[:, 0] > 0, 0, x0.shape[1] - 1)
-        return Bound(lambda _, z: gdl(z, leave, groups))
+            return lambda _, z: gdl(z, y, groups)
+        # The margin of the wanted half over the other: a class of the half to leave stands for it.
+        leave = torch.from_numpy(np.where(want > 0, 0, x0.shape[1] - 1)).to(y)
+        return lambda _, z: gdl(z, leave, groups)
 
-    def _signs(self, t: np.ndarray, x0: Tensor) -> Tensor | None:
-        """The wanted side a sample, `(batch, 1)`: +1 up, -1 down; `None` for the other half."""
+    def _signs(self, t: np.ndarray) -> np.ndarray | None:
+        """The wanted side a sample: +1 up, -1 down; `None` for the other half."""
         if self.direction == "flip":
             return None
         if callable(self.direction):
@@ -96,10 +104,9 @@ class Bifurcate(Goal):
             signs = {"up": np.ones(len(t)), "down": -np.ones(len(t)), "toggle": 2 * (t % 2) - 1}[
                 self.direction
             ]
-        return torch.as_tensor(signs.astype(np.float64)).to(x0)[:, None]
+        return signs.astype(np.float64)
 
-    def _weights(self, x0: Tensor) -> Tensor:
-        count = x0.shape[1]
+    def _weights(self, count: int) -> np.ndarray:
         dims = tuple(range(count)) if self.dims is None else self.dims
         require(
             all(0 <= k < count for k in dims) and len(dims) > 0,
@@ -107,9 +114,9 @@ class Bifurcate(Goal):
         )
         values = (1.0,) * len(dims) if self.weights is None else self.weights
         require(len(values) == len(dims), f"weights must be {len(dims)} numbers, one a dimension of dims")
-        weights = torch.zeros(count)
-        weights[list(dims)] = torch.tensor(values, dtype=torch.float32)
-        return weights.to(x0)
+        weights = np.zeros(count)
+        weights[list(dims)] = values
+        return weights
 
 
 @dataclass(frozen=True)
@@ -119,11 +126,14 @@ class Regress(Goal):
     kind: Distance = "mse"
     needs_start = True
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         _continuous(policy, "a regression loss")
         with torch.no_grad():
             x0 = policy.body(o)
-        return Bound(lambda _, x: regression(x, x0, self.kind), pull=self.kind)
+        return lambda _, x: regression(x, x0, self.kind)
+
+    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+        return None if policy.discrete else _distance(x0, self.kind)
 
 
 @dataclass(frozen=True)
@@ -132,15 +142,15 @@ class Classify(Goal):
 
     kind: Literal["ce", "dl"] = "ce"
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         require(
             policy.discrete, f"the {self.kind} loss is for discrete actions, but this policy's are continuous"
         )
         with torch.no_grad():
             y = policy.body(o).argmax(1)
         if self.kind == "dl":
-            return Bound(lambda _, z: dl(z, y))
-        return Bound(lambda _, z: torch.nn.functional.cross_entropy(z, y, reduction="none"))
+            return lambda _, z: dl(z, y)
+        return lambda _, z: torch.nn.functional.cross_entropy(z, y, reduction="none")
 
 
 @dataclass(frozen=True)
@@ -149,35 +159,35 @@ class Diverge(Goal):
 
     needs_start = True
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         with torch.no_grad():
             x0 = policy.body(o)
         if policy.discrete:
             p0 = x0.log_softmax(1)
-            return Bound(lambda _, z: (p0.exp() * (p0 - z.log_softmax(1))).sum(1))
+            return lambda _, z: (p0.exp() * (p0 - z.log_softmax(1))).sum(1)
         if policy.spread is None:
-            return Bound(lambda _, x: 0.5 * (x - x0).square().sum(1), pull="mse")
+            return lambda _, x: 0.5 * (x - x0).square().sum(1)
         spread = policy.spread
         with torch.no_grad():
             sd0 = spread(o)
-        return Bound(lambda shown, x: gaussian_kl(x, spread(shown), x0, sd0))
+        return lambda shown, x: gaussian_kl(x, spread(shown), x0, sd0)
 
 
 @dataclass(frozen=True)
 class LowestQ(Goal):
     """The executed action that the critic thinks worst at the true observation: `-Q(o, a(o'))`."""
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         _continuous(policy, "min-Q")
-        return Bound(lambda _, x: -policy.q(o, policy.execute(x)))
+        return lambda _, x: -policy.q(o, policy.execute(x))
 
 
 @dataclass(frozen=True)
 class LowestValue(Goal):
     """The observation that the policy's own value function thinks worst: `-V(o')`."""
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
-        return Bound(lambda shown, _: -policy.value(shown))
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        return lambda shown, _: -policy.value(shown)
 
 
 @dataclass(frozen=True)
@@ -190,7 +200,7 @@ class Toward(Goal):
 
     wanted: Callable[[Tensor], Any]
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Bound:
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         with torch.no_grad():
             target = torch.as_tensor(self.wanted(o)).to(o.device)
         if policy.discrete:
@@ -198,11 +208,27 @@ class Toward(Goal):
                 tuple(target.shape) == (len(o),),
                 f"wanted must give one class for each of {len(o)} observations, but {tuple(target.shape)} came",
             )
-            return Bound(lambda _, z: -dl(z, target.long()))
+            return lambda _, z: -dl(z, target.long())
         target = target.to(o).reshape(len(o), -1)
-        return Bound(lambda _, x: -(policy.execute(x) - target).square().sum(1))
+        return lambda _, x: -(policy.execute(x) - target).square().sum(1)
 
 
 def _continuous(policy: Policy, what: str) -> None:
     if policy.discrete:
         raise JostleError(f"{what} is for continuous actions, but this policy's are discrete")
+
+
+def _distance(x0: np.ndarray, kind: Distance) -> Slope:
+    share = 1 / x0.shape[1]
+
+    def slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gap = x - x0
+        if kind == "mse":
+            return share * (gap * gap).sum(1), 2 * share * gap
+        if kind == "mae":
+            return share * np.abs(gap).sum(1), share * np.sign(gap)
+        size = np.abs(gap)
+        value = np.where(size < 1, 0.5 * gap * gap, size - 0.5).sum(1)
+        return share * value, share * np.minimum(np.maximum(gap, -1), 1)
+
+    return slope

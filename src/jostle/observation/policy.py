@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain
 from typing import Any, Literal
 
@@ -43,7 +44,7 @@ class Policy:
     value_of: Callable[[Tensor], Tensor] | None = None
     q_of: Callable[[Tensor, Tensor], Tensor] | None = None
     others: tuple[nn.Module, ...] = ()
-    _holds: list[int] = field(default_factory=lambda: [0], repr=False)
+    _holds: list[int] = field(default_factory=lambda: [0], init=False, repr=False)
 
     @property
     def features(self) -> int:
@@ -116,7 +117,7 @@ class Policy:
             raise JostleError("policy has no critic Q: wrap a SAC, TD3 or DDPG model, or give q=")
         return self.q_of(o, a).reshape(len(o))
 
-    @property
+    @cached_property
     def chain(self) -> tuple[nn.Module, ...] | None:
         """The body as linear, tanh and ReLU layers in a row, or `None` if it is anything else."""
         layers = _flat(self.net)

@@ -78,10 +78,10 @@ GPU = replace(
     episodes=64,
     harden_hours=8760,
     permutations=1000,
-    rows=4000,
+    rows=8760,
     jobs=8,
 )
-PAPER = replace(GPU, train_steps=4_380_000, hidden=(256, 256), steps=100, permutations=10_000, rows=8760)
+PAPER = replace(GPU, train_steps=4_380_000, hidden=(256, 256), steps=100, permutations=10_000)
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:

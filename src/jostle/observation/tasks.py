@@ -229,7 +229,7 @@ def hardened(task: Task) -> dict[str, Any]:
     """The clone with and without the smoothness regulariser, clean and attacked, on the task's hours."""
     data, budget = district_of(task), calendar_masked(task.eps)
     out: dict[str, Any] = {}
-    for name, guard in (("plain", None), ("smooth", (PGD(budget, Regress(), steps=3), 5.0))):
+    for name, guard in (("plain", None), ("smooth", (PGD(budget, Regress(), steps=3), 20.0))):
         made = clone(
             self_consumption(data),
             lambda: BatteryBuilding(data),

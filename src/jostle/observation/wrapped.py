@@ -69,7 +69,7 @@ class Timed(Attack):
         if self.rate is not None:
             require(generator is not None, "generator must be given: the attack draws its moments")
             return torch.rand(len(clean), generator=generator) < self.rate
-        return np.isin(t, self.steps)
+        return np.isin(t, self.steps or ())
 
 
 @dataclass(frozen=True, eq=False)
