@@ -112,6 +112,14 @@ def test_all_claims_can_hold():
                 ]
             },
         ),
+        (
+            "OBS-P2",
+            {
+                "pendulum": [
+                    {"regret": {"0.02": {"bifurcated": 9.0, "regression": 1.0, "uniform noise": 0.5}}}
+                ]
+            },
+        ),
         ("OBS-D2", {"certified": metrics()["certified"] | {"crown": 0.5}}),
         ("OBS-D3", {"hardened": {n: {"cost regret": 0.2, "clean cost": 0.7} for n in ("plain", "smooth")}}),
     ],
@@ -123,7 +131,7 @@ def test_every_claim_can_fail(claim, changes):
 def test_what_was_not_measured_is_not_tested():
     found = verdicts(metrics(pendulum=[], hardened=None, detected={}, attacks={}))
     assert {k for k, v in found.items() if v == "not-tested"} == {
-        "OBS-C1", "OBS-C2", "OBS-C3", "OBS-C4", "OBS-C7", "OBS-C8", "OBS-D1", "OBS-D3", "OBS-P1"
+        "OBS-C1", "OBS-C2", "OBS-C3", "OBS-C4", "OBS-C7", "OBS-C8", "OBS-D1", "OBS-D3", "OBS-P1", "OBS-P2"
     }  # fmt: skip
 
 
