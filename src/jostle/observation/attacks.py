@@ -251,11 +251,11 @@ class PGD(Bounded):
         given = o.detach() if isinstance(o, Tensor) else o
         if (isinstance(given, Tensor) and given.device.type != "cpu") or not hasattr(given, "dtype"):
             return None
-        array = np.asarray(given) if not isinstance(given, Tensor) or given.dtype in _SINGLE else np.zeros(())
+        array = np.asarray(given) if not isinstance(given, Tensor) or given.dtype in _SINGLE else np.zeros(0)
         e, largest = self.budget.vector(policy, array.dtype)
         sizes = self._sizes(largest) if largest else None
         clean = array[None] if array.ndim == 1 else array
-        shaped = array.ndim in (1, 2) and clean.shape[-1] == policy.features and len(clean)
+        shaped = array.ndim in (1, 2) and clean.shape[1:] == (policy.features,) and len(clean)
         if sizes is None or not shaped or array.dtype != chain.dtype or not np.isfinite(clean).all():
             return None
         x0, _ = chain.forward(clean)

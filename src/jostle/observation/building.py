@@ -133,10 +133,12 @@ class BatteryBuilding(VectorEnv):
         **Arguments:** `seed`: of the drawn curves, one a copy or the first of consecutive ones.
         """
         if self._given is None:
-            one = isinstance(seed, int) or seed is None
-            seeds = range(int(seed or 0), int(seed or 0) + self.num_envs) if one else list(seed or [])
+            if seed is None or isinstance(seed, int):
+                seeds = [(seed or 0) + i for i in range(self.num_envs)]
+            else:
+                seeds = [int(one or 0) for one in seed]
             require(len(seeds) == self.num_envs, f"seed must be {self.num_envs} numbers, one a copy")
-            chosen = [Curves.drawn(int(s or 0), self.district.name, self.district.efficiency) for s in seeds]
+            chosen = [Curves.drawn(s, self.district.name, self.district.efficiency) for s in seeds]
         else:
             chosen = list(self._given)
         self._efficiency = _Line([c.efficiency for c in chosen])

@@ -230,6 +230,7 @@ def wrap_policy(
         centre=centre,
         **found,
     )
+    assert action_space is not None
     _try(policy, int(action_space.n) if chosen == "argmax" else len(low) if low is not None else 0)
     return policy
 

@@ -92,4 +92,5 @@ class ConjugateGradient(Rule):
             way = grad + torch.where(below == 0, 0.0, beta) * state["way"]
         state["previous"], state["best"] = score, best
         state["before"], state["way"] = grad, way
-        return ascent.move(u + state["eta"].unsqueeze(1) * ascent.steepest(way, u))
+        eta: Tensor = state["eta"]
+        return ascent.move(u + eta[:, None] * ascent.steepest(way, u))
