@@ -12,6 +12,7 @@ _MODULES = (
     "disk",
     "federated",
     "lab",
+    "observation",
     "quantization",
     "smoothing",
     "style",

@@ -63,6 +63,16 @@ ROOMS: dict[str, Room] = {
             ("sklearn", "mlxtend"),
         ),
         Room(
+            "observation",
+            "Sensor attacks on trained controllers",
+            "A Novel Bifurcation Method for Observation Perturbation Attacks on Reinforcement Learning Agents: "
+            "Load Altering Attacks on a Cyber Physical Power System",
+            2024,
+            "2407.05182",
+            "How much harm a bounded attack on its sensors does to a trained agent, who would notice, and what helps.",
+            ("gymnasium", "stable_baselines3"),
+        ),
+        Room(
             "disk",
             "Phase spirals of galactic disks",
             "A Comprehensive Perturbative Formalism for Phase Mixing in Perturbed Disks. II",

@@ -1,0 +1,234 @@
+"""Attack objectives: a loss tied to a policy, the clean observations and the time step."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jostle.core.errors import JostleError, require
+from jostle.observation.losses import Distance, bifurcated, dl, gaussian_kl, gdl, halves, regression
+from jostle.observation.policy import Policy
+
+Direction = Literal["flip", "up", "down", "toggle"] | Callable[[np.ndarray], np.ndarray]
+Value = Callable[[Tensor, Tensor], Tensor]
+"""From perturbed observations and the body's output for them to one number a sample."""
+
+
+Slope = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""From the body's output to the objective, one number a sample, and its gradient in the output."""
+
+
+class Goal(ABC):
+    """What to maximise; a small class of settings with one method."""
+
+    needs_start: bool = False
+    """Whether its gradient vanishes at the clean point, so that an ascent must start elsewhere."""
+
+    @abstractmethod
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        """Tie the objective to clean observations `(batch, features)` at time steps `t`, one a sample."""
+
+    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+        """The same in closed form, from the clean output `x0`; `None` where there is none."""
+        return None
+
+
+@dataclass(frozen=True)
+class Bifurcate(Goal):
+    """Push the action to the other half of its range, or to a named one.
+
+    **Arguments:** `direction`: `flip` (away from the clean half), `up`, `down`, `toggle` (down on even steps,
+    up on odd ones) or a function from time steps to signs. `dims`: the action dimensions that are pushed;
+    all by default (the sum trades them off). `weights`: one a pushed dimension.
+    """
+
+    direction: Direction = "flip"
+    dims: tuple[int, ...] | None = None
+    weights: tuple[float, ...] | None = None
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        with torch.no_grad():
+            x0 = policy.body(o)
+        if policy.discrete:
+            return self._grouped(x0, t)
+        assert policy.centre is not None
+        centre = policy.centre.to(x0)
+        side = torch.from_numpy(self._sides(x0.cpu().numpy(), centre.cpu().numpy(), t)).to(x0)
+        return lambda _, x: bifurcated(x, side, centre)
+
+    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+        if policy.discrete or policy.centre is None:
+            return None
+        centre = policy.centre.numpy().astype(x0.dtype)
+        side = 2 * self._sides(x0, centre, t)
+        return lambda x: ((side * (x - centre)).sum(1), side)
+
+    def _sides(self, x0: np.ndarray, centre: np.ndarray, t: np.ndarray) -> np.ndarray:
+        """Where each action is pushed, weights and all: `(batch, actions)`."""
+        want = self._signs(t)
+        side = np.where(x0 >= centre, -1.0, 1.0) if want is None else want[:, None]
+        if self.dims is None and self.weights is None:
+            return np.broadcast_to(side, x0.shape).astype(x0.dtype)
+        return (side * self._weights(x0.shape[1])).astype(x0.dtype)
+
+    def _grouped(self, x0: Tensor, t: np.ndarray) -> Value:
+        require(self.dims is None and self.weights is None, "dims and weights are for continuous actions")
+        groups = halves(x0.shape[1]).to(x0.device)
+        y = x0.argmax(1)
+        want = self._signs(t)
+        if want is None:
+            return lambda _, z: gdl(z, y, groups)
+        # The margin of the wanted half over the other: a class of the half to leave stands for it.
+        leave = torch.from_numpy(np.where(want > 0, 0, x0.shape[1] - 1)).to(y)
+        return lambda _, z: gdl(z, leave, groups)
+
+    def _signs(self, t: np.ndarray) -> np.ndarray | None:
+        """The wanted side a sample: +1 up, -1 down; `None` for the other half."""
+        if self.direction == "flip":
+            return None
+        if callable(self.direction):
+            signs = np.asarray(self.direction(t))
+            require(
+                signs.shape == t.shape and bool(np.isin(signs, (-1, 1)).all()),
+                f"direction must give -1 or +1 for each of the {len(t)} time steps, but {signs!r} came",
+            )
+        else:
+            require(
+                self.direction in ("up", "down", "toggle"),
+                f"direction must be flip, up, down, toggle or a function, but {self.direction!r} came",
+            )
+            signs = {"up": np.ones(len(t)), "down": -np.ones(len(t)), "toggle": 2 * (t % 2) - 1}[
+                self.direction
+            ]
+        return signs.astype(np.float64)
+
+    def _weights(self, count: int) -> np.ndarray:
+        dims = tuple(range(count)) if self.dims is None else self.dims
+        require(
+            all(0 <= k < count for k in dims) and len(dims) > 0,
+            f"dims must be of 0 to {count - 1}, but {dims} came",
+        )
+        values = (1.0,) * len(dims) if self.weights is None else self.weights
+        require(len(values) == len(dims), f"weights must be {len(dims)} numbers, one a dimension of dims")
+        weights = np.zeros(count)
+        weights[list(dims)] = values
+        return weights
+
+
+@dataclass(frozen=True)
+class Regress(Goal):
+    """Away from the clean output, by its distance: the untargeted baseline."""
+
+    kind: Distance = "mse"
+    needs_start = True
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        _continuous(policy, "a regression loss")
+        with torch.no_grad():
+            x0 = policy.body(o)
+        return lambda _, x: regression(x, x0, self.kind)
+
+    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+        return None if policy.discrete else _distance(x0, self.kind)
+
+
+@dataclass(frozen=True)
+class Classify(Goal):
+    """Away from the clean class, by the cross-entropy (`ce`) or the difference of logits (`dl`)."""
+
+    kind: Literal["ce", "dl"] = "ce"
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        require(
+            policy.discrete, f"the {self.kind} loss is for discrete actions, but this policy's are continuous"
+        )
+        with torch.no_grad():
+            y = policy.body(o).argmax(1)
+        if self.kind == "dl":
+            return lambda _, z: dl(z, y)
+        return lambda _, z: torch.nn.functional.cross_entropy(z, y, reduction="none")
+
+
+@dataclass(frozen=True)
+class Diverge(Goal):
+    """The largest change of the action's distribution, KL(clean || perturbed) (Zhang et al. 2020)."""
+
+    needs_start = True
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        with torch.no_grad():
+            x0 = policy.body(o)
+        if policy.discrete:
+            p0 = x0.log_softmax(1)
+            return lambda _, z: (p0.exp() * (p0 - z.log_softmax(1))).sum(1)
+        if policy.spread is None:
+            return lambda _, x: 0.5 * (x - x0).square().sum(1)
+        spread = policy.spread
+        with torch.no_grad():
+            sd0 = spread(o)
+        return lambda shown, x: gaussian_kl(x, spread(shown), x0, sd0)
+
+
+@dataclass(frozen=True)
+class LowestQ(Goal):
+    """The executed action that the critic thinks worst at the true observation: `-Q(o, a(o'))`."""
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        _continuous(policy, "min-Q")
+        return lambda _, x: -policy.q(o, policy.execute(x))
+
+
+@dataclass(frozen=True)
+class LowestValue(Goal):
+    """The observation that the policy's own value function thinks worst: `-V(o')`."""
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        return lambda shown, _: -policy.value(shown)
+
+
+@dataclass(frozen=True)
+class Toward(Goal):
+    """Toward the action that somebody wants: a class by its margin, a continuous action by its distance.
+
+    **Arguments:** `wanted`: from clean observations to class indices `(batch,)` or executed actions
+    `(batch, actions)`.
+    """
+
+    wanted: Callable[[Tensor], Any]
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        with torch.no_grad():
+            target = torch.as_tensor(self.wanted(o)).to(o.device)
+        if policy.discrete:
+            require(
+                tuple(target.shape) == (len(o),),
+                f"wanted must give one class for each of {len(o)} observations, but {tuple(target.shape)} came",
+            )
+            return lambda _, z: -dl(z, target.long())
+        target = target.to(o).reshape(len(o), -1)
+        return lambda _, x: -(policy.execute(x) - target).square().sum(1)
+
+
+def _continuous(policy: Policy, what: str) -> None:
+    if policy.discrete:
+        raise JostleError(f"{what} is for continuous actions, but this policy's are discrete")
+
+
+def _distance(x0: np.ndarray, kind: Distance) -> Slope:
+    share = 1 / x0.shape[1]
+
+    def slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gap = x - x0
+        if kind == "mse":
+            return share * (gap * gap).sum(1), 2 * share * gap
+        if kind == "mae":
+            return share * np.abs(gap).sum(1), share * np.sign(gap)
+        size = np.abs(gap)
+        value = np.where(size < 1, 0.5 * gap * gap, size - 0.5).sum(1)
+        return share * value, share * np.minimum(np.maximum(gap, -1), 1)
+
+    return slope

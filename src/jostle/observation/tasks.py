@@ -1,0 +1,292 @@
+"""The study's work in pieces that can run side by side: attacked years, pendulums, hardening."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from jostle.core.errors import JostleError, require
+from jostle.observation.attacks import FGSM, PGD, Attack, Bifurcation, Noise
+from jostle.observation.bounds import bounds
+from jostle.observation.budget import Budget, suggest_budget
+from jostle.observation.building import BatteryBuilding, Building
+from jostle.observation.consistency import rules_for
+from jostle.observation.district import CALENDAR, FEATURES, District, load_district
+from jostle.observation.evaluate import Episodes, evaluate, roll
+from jostle.observation.fitting import Candidate, clone, fit_proxy, network
+from jostle.observation.objectives import Regress
+from jostle.observation.policy import Policy, wrap_policy
+from jostle.observation.rules import ScaledPendulum, self_consumption, spaces_of, swing_up
+from jostle.observation.stealth import stealth
+from jostle.observation.wrapped import Transfer
+
+Weights = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a piece of work needs to know. `hours`: of the year, 0 for all. `batteries`: seeds of the copies."""
+
+    building: str
+    hours: int
+    batteries: tuple[int, ...]
+    eps: float
+    steps: int
+    hidden: tuple[int, ...]
+    epochs: int
+    seed: int
+    name: str = ""
+    weights: Any = None
+    proxy: Any = None
+    stealth_eps: Any = None
+    agent: str = "clone"
+    train_steps: int = 0
+    pendulum_eps: tuple[float, ...] = ()
+    episodes: int = 0
+
+
+def district_of(task: Task) -> District:
+    """The building's data, cut to the task's hours."""
+    whole = load_district(task.building)
+    return whole if not task.hours else whole.window(0, task.hours)
+
+
+def calendar_masked(eps: Any = 0.05) -> Budget:
+    """A budget that leaves the six calendar features alone.
+
+    >>> calendar_masked(0.05).radii(31)[[5, 6]]
+    tensor([0.0000, 0.0500], dtype=torch.float64)
+    """
+    mask = np.ones(len(FEATURES), dtype=bool)
+    mask[list(CALENDAR)] = False
+    return Budget(eps, mask=mask)
+
+
+def attack_named(task: Task) -> Attack | None:
+    """The attack of a name, under the task's budget."""
+    budget, steps = calendar_masked(task.eps), task.steps
+    quiet = None if task.stealth_eps is None else calendar_masked(torch.as_tensor(task.stealth_eps))
+    made: dict[str, Callable[[], Attack | None]] = {
+        "none": lambda: None,
+        "uniform noise": lambda: Noise(budget),
+        "corner noise": lambda: Noise(budget, "corner"),
+        "regression": lambda: PGD(budget, Regress(), steps=steps),
+        "bifurcated": lambda: Bifurcation(budget, steps=steps),
+        "toggle": lambda: Bifurcation(budget, steps=steps, direction="toggle"),
+        "up": lambda: Bifurcation(budget, steps=steps, direction="up"),
+        "down": lambda: Bifurcation(budget, steps=steps, direction="down"),
+        "unbounded": lambda: Bifurcation(calendar_masked(1.0), steps=steps),
+        "stealth bifurcated": lambda: Bifurcation(_need(quiet), steps=steps),
+        "black-box toggle": lambda: Transfer(
+            FGSM(calendar_masked(2 * task.eps), goal=Bifurcation(direction="toggle").goal),
+            _policy(task, task.proxy),
+        ),
+    }
+    if task.name not in made:
+        raise JostleError(f"attack must be one of {', '.join(made)}, but {task.name!r} came")
+    return made[task.name]()
+
+
+def _need(budget: Budget | None) -> Budget:
+    require(budget is not None, "a stealth budget is needed for this attack")
+    assert budget is not None
+    return budget
+
+
+def _policy(task: Task, weights: Weights) -> Policy:
+    observed, acted = spaces_of(BatteryBuilding(district_of(replace(task, hours=48))))
+    activation = torch.nn.ReLU if task.agent == "sac" else torch.nn.Tanh
+    net = network((len(FEATURES), *task.hidden, 1), torch.Generator().manual_seed(0), activation)
+    net.load_state_dict(dict(weights))
+    head: Any = "clip" if task.agent == "ppo" else "tanh"
+    return wrap_policy(net, head=head, observation_space=observed, action_space=acted)
+
+
+def make_agent(task: Task) -> dict[str, Tensor]:
+    """The controller's weights: cloned from the self-consumption rule, or learnt by SAC or PPO."""
+    data = district_of(task)
+    if task.agent == "clone":
+        made = clone(
+            self_consumption(data),
+            lambda: BatteryBuilding(data),
+            spaces_of(BatteryBuilding(data)),
+            hidden=task.hidden,
+            epochs=task.epochs,
+            generator=torch.Generator().manual_seed(task.seed),
+        )
+        return made.policy.net.state_dict()
+    from jostle.observation.learning import learn_agent
+
+    policy = wrap_policy(
+        learn_agent(Building(data), task.agent, steps=task.train_steps, hidden=task.hidden, seed=task.seed)
+    )
+    assert policy.chain is not None
+    return torch.nn.Sequential(*policy.chain).state_dict()
+
+
+def attacked_year(task: Task) -> dict[str, Any]:
+    """A year under one attack, one copy a battery: returns, KPIs, and what the first copy saw and did."""
+    data = district_of(task)
+    policy = _policy(task, task.weights)
+    count = len(task.batteries)
+    rng = torch.Generator().manual_seed(task.seed)
+    found = roll(
+        policy,
+        lambda: BatteryBuilding(data, copies=count, curves=None),
+        attack_named(task),
+        task.batteries,
+        rng,
+    )
+    return {"name": task.name, "seconds": found.seconds, **_kept(found)}
+
+
+def _kept(found: Episodes) -> dict[str, Any]:
+    moved = np.abs(found.shown - found.true)
+    return {
+        "returns": torch.from_numpy(found.returns),
+        "kpi": {name: torch.from_numpy(value) for name, value in found.kpi.items()},
+        "action_mae": float(np.abs(found.actions - found.clean_actions).mean()),
+        "linf": float(moved.max(2).mean()),
+        "true": torch.from_numpy(found.true[:, 0].copy()),
+        "shown": torch.from_numpy(found.shown[:, 0].copy()),
+        "actions": torch.from_numpy(found.actions[:, 0, 0].copy()),
+        "clean_actions": torch.from_numpy(found.clean_actions[:, 0, 0].copy()),
+        "net": torch.from_numpy(found.series["net"][:, 0].copy()),
+        "soc": torch.from_numpy(found.series["soc"][:, 0].copy()),
+    }
+
+
+def quiet_radii(clean: Tensor) -> list[float]:
+    """The stealth budget of a log: no feature moves more than half its median hourly change, nor than 0.03."""
+    eps = suggest_budget(clean.numpy(), quantile=0.5, factor=0.5).eps
+    return torch.as_tensor(eps).clamp_max(0.03).tolist()
+
+
+def proxy_weights(task: Task, true: Tensor, actions: Tensor) -> tuple[dict[str, Tensor], dict[str, float]]:
+    """A stand-in of the controller, from its log alone: weights and how well it was predicted."""
+    spaces = spaces_of(BatteryBuilding(district_of(replace(task, hours=48))))
+    made = fit_proxy(
+        true.numpy(),
+        actions.numpy(),
+        spaces,
+        candidates=(Candidate(task.hidden),),
+        epochs=max(task.epochs // 2, 1),
+        generator=torch.Generator().manual_seed(task.seed + 7),
+    )
+    error = (made.policy.act(true)[:, 0] - actions).square().mean().sqrt()
+    return made.policy.net.state_dict(), {"rmse": float(error)}
+
+
+def detect(
+    task: Task, years: Mapping[str, Mapping[str, Any]], permutations: int, rows: int
+) -> dict[str, Any]:
+    """What every detector says of each year, against the clean one."""
+    data, clean = district_of(task), years["none"]["true"].numpy()
+    rules = rules_for(clean, data)
+    found = {}
+    for name, year in years.items():
+        if name == "none":
+            continue
+        rng = np.random.default_rng(task.seed)
+        one = stealth(
+            clean, year["shown"].numpy(), permutations=permutations, rows=rows, generator=rng, rules=rules
+        )
+        assert one.mmd is not None and one.zscore is not None
+        found[name] = {
+            "mmd": one.mmd.unbiased,
+            "p": one.mmd.p,
+            "null": torch.from_numpy(one.mmd.null),
+            "ks": torch.from_numpy(one.statistic["ks"]),
+            "ks p": torch.from_numpy(one.p["ks"]),
+            "caught": {key: bool(value) for key, value in one.caught().items()},
+            "broken": {key: float(value) for key, value in one.broken.items()},
+        }
+    return found
+
+
+def certified(task: Task, o: Tensor) -> dict[str, Any]:
+    """Certified intervals of the action beside what attacks reach, on some observations."""
+    policy, budget = _policy(task, task.weights), calendar_masked(task.eps)
+    out: dict[str, Any] = {"clean": policy.act(o)[:, 0]}
+    for way in ("up", "down"):
+        shown, _ = Bifurcation(budget, steps=task.steps, direction=way)(policy, o)
+        out[way] = policy.act(shown)[:, 0]
+    for method in ("ibp", "crown"):
+        found = bounds(policy, o, budget, method=method)
+        out[method] = torch.stack([found.low[:, 0], found.high[:, 0]])
+    same = [
+        PGD(budget, Regress(kind), steps=task.steps)(policy, o, generator=torch.Generator().manual_seed(1))[0]
+        for kind in ("mse", "mae", "huber")
+    ]
+    out["one attack"] = bool(torch.equal(same[0], same[1]) and torch.equal(same[0], same[2]))
+    return out
+
+
+def hardened(task: Task) -> dict[str, Any]:
+    """The clone with and without the smoothness regulariser, clean and attacked, on the task's hours."""
+    data, budget = district_of(task), calendar_masked(task.eps)
+    out: dict[str, Any] = {}
+    for name, guard in (("plain", None), ("smooth", (PGD(budget, Regress(), steps=3), 20.0))):
+        made = clone(
+            self_consumption(data),
+            lambda: BatteryBuilding(data),
+            spaces_of(BatteryBuilding(data)),
+            hidden=task.hidden,
+            rounds=0,
+            epochs=task.epochs,
+            guard=guard,
+            generator=torch.Generator().manual_seed(task.seed),
+        )
+        attack = {"bifurcated": Bifurcation(budget, steps=task.steps)}
+        rows = evaluate(made.policy, lambda: BatteryBuilding(data), attack, seeds=task.batteries[:1]).rows
+        out[name] = {
+            "clean cost": rows["none"].kpi["cost"],
+            "cost regret": rows["bifurcated"].kpi_regret["cost"],
+            "action_mae": rows["bifurcated"].action_mae,
+        }
+    return out
+
+
+def pendulum(task: Task) -> dict[str, Any]:
+    """A cloned swing-up under each attack and budget: mean return, regrets, one episode each."""
+    env = ScaledPendulum()
+    rng = torch.Generator().manual_seed(task.seed)
+    train = range(10_000 + 100 * task.seed, 10_016 + 100 * task.seed)
+    made = clone(swing_up, ScaledPendulum, spaces_of(env), seeds=train, rounds=3, epochs=40, generator=rng)
+    out: dict[str, Any] = {"regret": {}, "clean": 0.0}
+    for eps in task.pendulum_eps:
+        attacks = _pendulum_attacks(Budget(eps), task.steps)
+        report = evaluate(
+            made.policy, ScaledPendulum, attacks, seeds=range(task.episodes), attack_seed=task.seed
+        )
+        out["clean"] = report.rows["none"].clean_return
+        out["regret"][f"{eps:g}"] = {name: report.rows[name].regret for name in attacks}
+    return out
+
+
+def _pendulum_attacks(budget: Budget, steps: int) -> dict[str, Attack]:
+    return {
+        "uniform noise": Noise(budget),
+        "FGSM bifurcated": FGSM(budget),
+        "regression": PGD(budget, Regress(), steps=steps),
+        "bifurcated": Bifurcation(budget, steps=steps),
+        "toggle": Bifurcation(budget, steps=steps, direction="toggle"),
+    }
+
+
+def do(task: tuple[str, Task]) -> Any:
+    """One piece of work by its kind; importable, for workers."""
+    kinds: dict[str, Callable[[Task], Any]] = {
+        "year": attacked_year,
+        "pendulum": pendulum,
+        "hardened": hardened,
+    }
+    return kinds[task[0]](task[1])
+
+
+def years_of(names: Sequence[str], task: Task) -> list[tuple[str, Task]]:
+    """Tasks of attacked years."""
+    return [("year", replace(task, name=name)) for name in names]

@@ -1,0 +1,85 @@
+"""The command line on an agent in a file."""
+
+import json
+
+import pytest
+from gymnasium.spaces import Box
+from observation.conftest import box, mlp
+
+from jostle.cli import main
+from jostle.observation import Agent, wrap_policy
+
+
+@pytest.fixture
+def pendulum(tmp_path):
+    policy = wrap_policy(
+        mlp(3, 16, 1, gain=2.0), head="tanh", observation_space=box(3), action_space=Box(-2.0, 2.0, (1,))
+    )
+    Agent.of(policy).save(tmp_path / "agent.safetensors")
+    return tmp_path / "agent.safetensors"
+
+
+@pytest.fixture
+def house(tmp_path):
+    policy = wrap_policy(
+        mlp(31, 8, 1), head="tanh", observation_space=box(31), action_space=box(1, -1.0, 1.0)
+    )
+    Agent.of(policy).save(tmp_path / "house.safetensors")
+    return tmp_path / "house.safetensors"
+
+
+def run(*words):
+    return main(["observation", *map(str, words)])
+
+
+def test_attack_and_sweep(pendulum, tmp_path, capsys):
+    out = tmp_path / "report.json"
+    common = ("--agent", pendulum, "--env", "Pendulum-v1", "--steps", 5, "--episodes", 2)
+    assert (
+        run("attack", *common, "--kinds", "uniform", "fgsm", "acg", "regression", "--still", 2, "--out", out)
+        == 0
+    )
+    kept = json.loads(out.read_text())
+    assert set(kept["attacks"]) == {"none", "uniform", "fgsm", "acg", "regression"} and kept["seeds"] == [
+        0,
+        1,
+    ]
+    assert kept["attacks"]["fgsm"]["linf"] == pytest.approx(0.05, abs=1e-6)
+    assert run("sweep", *common, "--eps", 0.01, 0.1) == 0
+    assert "bifurcated 0.1" in capsys.readouterr().out
+
+
+def test_certify_and_stealth(pendulum, tmp_path, capsys):
+    assert run("certify", "--agent", pendulum, "--env", "Pendulum-v1", "--eps", 0.02) == 0
+    assert "mean width" in capsys.readouterr().out
+    out = tmp_path / "s.json"
+    words = ("--agent", pendulum, "--env", "Pendulum-v1", "--hide", 1.0, "--block", 5, "--permutations", 19)
+    assert run("stealth", *words, "--out", out) == 0
+    assert len(json.loads(out.read_text())["by feature"]["p"]["ks"]) == 3
+
+
+@pytest.mark.study
+def test_a_building_by_name(house, district, tmp_path):
+    out = tmp_path / "r.json"
+    words = ("--agent", house, "--env", "Building_6", "--kinds", "fgsm", "--episodes", 1)
+    assert run("attack", *words, "--out", out) == 0
+    assert json.loads(out.read_text())["attacks"]["fgsm"]["kpi"]["cost"] > 0
+
+
+@pytest.mark.study
+def test_train_and_harden(tmp_path):
+    out = tmp_path / "a.safetensors"
+    words = ("--env", "Pendulum-v1", "--algorithm", "ppo", "--steps", 2048, "--hidden", 8, "--resist", "adv")
+    assert run("train", *words, "--out", out) == 0
+    assert Agent.load(out).numbers()["widths"] == [8, 1]
+
+
+def test_mistakes_are_one_sentence(pendulum, tmp_path, capsys):
+    assert run("attack", "--agent", tmp_path / "no.zip", "--env", "Pendulum-v1") == 2
+    assert "does not exist" in " ".join(capsys.readouterr().err.split())
+    assert run("attack", "--agent", pendulum, "--env", "Nowhere-v1") == 2
+    assert "env must be a Gymnasium id" in " ".join(capsys.readouterr().err.split())
+    assert run("attack", "--agent", pendulum, "--env", "Pendulum-v1", "--still", 9) == 2
+    assert "features from 0 to 2" in " ".join(capsys.readouterr().err.split())
+    assert run("attack", "--agent", pendulum, "--env", "CartPole-v1") == 2
+    assert "argmax is for Discrete" in " ".join(capsys.readouterr().err.split())
