@@ -170,7 +170,13 @@ def test_leading_words_are_the_options_without_a_default():
     assert _named(kind, ["a.csv", "8", "--seed", "3"]) == ["--stars", "a.csv", "--radius", "8", "--seed", "3"]
     assert _named(kind, ["a.csv", "--radius", "8"]) == ["--stars", "a.csv", "--radius", "8"]
     assert _named(kind, ["--stars", "a.csv"]) == ["--stars", "a.csv"]
-    assert _named(kind, ["a", "8", "9"]) == ["--stars", "a", "--radius", "8", "9"]  # the parser refuses the rest
+    assert _named(kind, ["a", "8", "9"]) == [
+        "--stars",
+        "a",
+        "--radius",
+        "8",
+        "9",
+    ]  # the parser refuses the rest
 
 
 def test_what_cannot_be_typed_is_said():

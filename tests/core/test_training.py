@@ -99,7 +99,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step() -> None:
 
 
 def test_with_fabric() -> None:
-    fabric = pytest.importorskip("lightning_fabric")
+    fabric = pytest.importorskip("lightning.fabric")
     plain = trainer("sgd")
     plain.run(batches())
     model = net()
