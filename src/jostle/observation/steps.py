@@ -92,5 +92,6 @@ class ConjugateGradient(Rule):
             way = grad + torch.where(below == 0, 0.0, beta) * state["way"]
         state["previous"], state["best"] = score, best
         state["before"], state["way"] = grad, way
-        eta: Tensor = state["eta"]
+        eta = state["eta"]
+        assert isinstance(eta, Tensor)
         return ascent.move(u + eta[:, None] * ascent.steepest(way, u))

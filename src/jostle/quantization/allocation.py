@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from jaxtyping import Float
@@ -200,8 +200,8 @@ def solve(
     spread = float((omega.max(1) - omega.min(1)).max()) or 1.0
     found = milp(
         (omega / spread).ravel(),
-        constraints=LinearConstraint(matrix, lower, upper),
-        bounds=Bounds(low, high),
+        constraints=LinearConstraint(matrix, lower, upper),  # type: ignore[arg-type]
+        bounds=Bounds(low, high),  # type: ignore[arg-type]
         integrality=np.ones(layers * widths),
         options={"mip_rel_gap": 0.0, "presolve": True},
     )
@@ -211,7 +211,7 @@ def solve(
     return [bits[j] for j in choice], float(getattr(found, "mip_gap", 0.0) or 0.0)
 
 
-def _explain(costs: Any, limits: Any, index: Any, bits: Any, fixed: Any, ties: Any) -> None:
+def _explain(costs: Any, limits: Any, index: Any, bits: Any, fixed: Any, ties: Any) -> NoReturn:
     """Say which limit cannot be met, and the least that it can be."""
     least = {}
     for kind, table in costs.items():
@@ -261,9 +261,8 @@ def pareto(
     plans = []
     for alpha in np.linspace(0, 1, points):
         try:
-            plans.append(
-                allocate(sensitivity, costs, fixed=fixed, **{KINDS[kind]: limit(costs, kind, float(alpha))})
-            )  # type: ignore[arg-type]
+            limits: Any = {KINDS[kind]: limit(costs, kind, float(alpha))}
+            plans.append(allocate(sensitivity, costs, fixed=fixed, **limits))
         except InfeasibleLimits:
             continue
     return plans

@@ -130,8 +130,7 @@ def fake_sum(
     assert isinstance(total, Tensor)
     moved = shifted(total + (target.zero << shift), torch.tensor(shift, device=total.device), config.rounding)
     exact = moved.clamp(*ends)
-    real = sum(f / 2**shift * (x - s.zero) for f, x, s in zip(factors, inputs, sources, strict=True))
-    assert isinstance(real, Tensor)
+    real: Any = sum(f / 2**shift * (x - s.zero) for f, x, s in zip(factors, inputs, sources, strict=True))
     return rounded(real + target.zero, exact, ends, config.ste)
 
 

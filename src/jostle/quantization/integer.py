@@ -138,7 +138,9 @@ class IntegerModel:
                 kinds = {field.name for field in fields(Node)}
                 nodes = []
                 for i, row in enumerate(record["nodes"]):
-                    made = {k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in kinds}
+                    made: dict[str, Any] = {
+                        k: tuple(v) if isinstance(v, list) else v for k, v in row.items() if k in kinds
+                    }
                     for key in TENSORS:
                         if f"{i}.{key}" in kept:
                             made[key] = torch.from_numpy(kept[f"{i}.{key}"].astype(np.int64))

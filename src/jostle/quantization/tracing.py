@@ -101,8 +101,7 @@ class _Tracer(Walker):
             self._clamp(node, name)
         elif name in ("add", "add_"):
             require(
-                float(node.kwargs.get("alpha", 1)) == 1
-                and all(isinstance(a, fx.Node) for a in node.args[:2]),  # type: ignore[arg-type]
+                node.kwargs.get("alpha", 1) == 1 and all(isinstance(a, fx.Node) for a in node.args[:2]),  # type: ignore[arg-type]
                 f"{node.name!r} adds a number or a multiple, which has no integer form here",
             )
             self.need_traced(node)
@@ -134,8 +133,9 @@ class _Tracer(Walker):
             raise JostleError(
                 f"{node.name!r} ({node.target}{where(node)}) has no integer form; supported are {SUPPORTED}"
             )
-        if name.endswith("_") and isinstance(node.args[0], fx.Node):
-            self.value[node.args[0]] = self.value[node]  # later readers see what was written in place
+        first = next(iter(node.args), None)
+        if name.endswith("_") and isinstance(first, fx.Node):
+            self.value[first] = self.value[node]  # later readers see what was written in place
 
     def _layer(self, node: fx.Node, name: str) -> None:
         args = dict(
@@ -328,7 +328,7 @@ class _Tracer(Walker):
         )
         mode = node.args[2] if name_of(node) == "pad" and len(node.args) > 2 else "constant"
         require(
-            mode == "constant" and not value and len(sides) == 4 and min(sides) >= 0,
+            bool(mode == "constant" and not value and len(sides) == 4 and min(sides) >= 0),
             f"{node.name!r}{where(node)} pads with something else than zeros around height and width",
         )
         self.emit(node, "pad", (self.input(node, 0),), padding=tuple(int(s) for s in sides))

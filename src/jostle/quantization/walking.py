@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.fx.node import map_arg
 
 from jostle.core.errors import require
 from jostle.quantization.program import INF, Layer, Step
@@ -43,7 +44,7 @@ class Walker:
         inputs = node.all_input_nodes
         if not inputs or any(source not in self.constant for source in inputs):
             return
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda n: self.constant[n])
+        args, kwargs = map_arg((node.args, node.kwargs), lambda n: self.constant[n])
         target: Callable[..., Any] = node.target  # type: ignore[assignment]
         result = target(*args, **kwargs)
         if isinstance(result, Tensor):
@@ -91,7 +92,7 @@ class Walker:
             if node is self.source:
                 known[node] = x
                 continue
-            args, kwargs = fx.node.map_arg(
+            args, kwargs = map_arg(
                 (node.args, node.kwargs),
                 lambda n: known[n] if n in known else self.constant[n].to(x.device).double(),
             )

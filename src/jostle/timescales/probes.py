@@ -164,7 +164,7 @@ def _driven(
     return network_timescales(net, task, generator=generator, steps=config.samples, trials=config.trials)
 
 
-def _scoring(config: Config, N: int, network: int) -> dict[str, int]:
+def _scoring(config: Config, N: int, network: int) -> dict[str, Any]:
     """How the accuracy of a network on N is scored."""
     return {
         "draws": config.draws,
