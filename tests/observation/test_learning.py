@@ -107,7 +107,7 @@ def test_the_adversary_s_environment_keeps_the_truth():
 def test_a_learnt_adversary_stays_in_the_budget_and_does_harm():
     victim = clone(follow, Follow, TOY, seeds=range(20), epochs=60, generator=seeded()).policy
     before = torch.random.get_rng_state()
-    found = learn_adversary(Follow(), victim, Budget([0.4, 0, 0, 0]), steps=3072, n_steps=512, seed=0)
+    found = learn_adversary(Follow(), victim, Budget([0.4, 0, 0, 0]), steps=6144, n_steps=512, seed=0)
     assert torch.equal(before, torch.random.get_rng_state())
     o = np.random.default_rng(0).uniform(-1, 1, (50, 4)).astype(np.float32)
     shown, info = found(victim, o)
