@@ -92,5 +92,4 @@ class ConjugateGradient(Rule):
             way = grad + torch.where(below == 0, 0.0, beta) * state["way"]
         state["previous"], state["best"] = score, best
         state["before"], state["way"] = grad, way
-        eta: Tensor = state["eta"]
-        return ascent.move(u + eta[:, None] * ascent.steepest(way, u))
+        return ascent.move(u + torch.as_tensor(state["eta"])[:, None] * ascent.steepest(way, u))
