@@ -46,6 +46,7 @@ def test_the_target_of_info_nce_gets_no_gradient():
     assert a.grad is not None and float(a.grad.abs().sum()) > 0 and b.grad is None
 
 
+@torch.no_grad()
 def test_the_losses_are_those_of_the_formulae():
     net, plan = pair()
     net.train()
