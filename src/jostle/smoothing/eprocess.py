@@ -1,6 +1,7 @@
 """Bounds on a probability that hold at every moment at once: a mixture e-process, inverted."""
 
 import math
+from typing import Any
 
 import numpy as np
 from scipy import optimize, special
@@ -65,7 +66,7 @@ def anytime_lower(hits: int, count: int, alpha: float, *, truncated: bool = True
         return 0.0
     if excess(high) >= 0:  # only without truncation, whose E may be large on the far side
         return share
-    root = float(optimize.brentq(excess, low, high, xtol=1e-12, rtol=1e-12))
+    root: Any = optimize.brentq(excess, low, high, xtol=1e-12, rtol=1e-12)  # type: ignore[arg-type]
     return float(special.expit(root))
 
 

@@ -41,8 +41,9 @@ NAMES = {
 
 
 def _parts(tables: Tables) -> tuple[list[str], list[float], list[int]]:
-    methods, sigmas, seeds = (list(dict.fromkeys(key[i] for key in tables)) for i in range(3))
-    return methods, sigmas, seeds
+    methods = list(dict.fromkeys(method for method, _, _ in tables))
+    sigmas = list(dict.fromkeys(sigma for _, sigma, _ in tables))
+    return methods, sigmas, list(dict.fromkeys(seed for _, _, seed in tables))
 
 
 def curves(tables: Tables) -> Figure:

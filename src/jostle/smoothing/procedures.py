@@ -88,7 +88,7 @@ class Procedure(ABC):
     @cached_property
     def thresholds(self) -> tuple[float, ...]:
         """What `p_A` must exceed for each radius of the grid."""
-        return tuple(float(p) for p in threshold_of(np.asarray(self.grid), self.sigma))
+        return tuple(float(threshold_of(radius, self.sigma)) for radius in self.grid)
 
     @abstractmethod
     def begin(self, top: int, selection: Counts) -> Track:

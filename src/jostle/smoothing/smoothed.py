@@ -284,7 +284,7 @@ class SmoothedClassifier:
         """What a certificate depends upon, and the numerics with which the deployed `g` must run too."""
         digest = hashlib.blake2b(digest_size=8)
         for value in (*self.model.parameters(), *self.model.buffers()):
-            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return {
             "sigma": self.sigma,
             "noise": self.noise,

@@ -80,7 +80,7 @@ class Config:
     device: str = "auto"
 
 
-CIFAR = {"data": "cifar10-jpeg.zip::train", "test": "cifar10-jpeg.zip::test"}
+CIFAR: dict[str, Any] = {"data": "cifar10-jpeg.zip::train", "test": "cifar10-jpeg.zip::test"}
 PRESETS = {
     "quick": Config(),
     "gpu": Config(
@@ -247,10 +247,10 @@ def _splits(config: Config, run: Run, where: torch.device) -> Splits:
         certified=config.certified,
         generator=run.generator("splits"),
     )
-    moved = {f.name: getattr(found, f.name) for f in fields(Splits)}
-    return Splits(
-        **{name: value.to(where) if isinstance(value, Tensor) else value for name, value in moved.items()}
-    )
+    moved: dict[str, Any] = {f.name: getattr(found, f.name) for f in fields(Splits)}
+    for name, value in moved.items():
+        moved[name] = value.to(where) if isinstance(value, Tensor) else value
+    return Splits(**moved)
 
 
 def _middle(config: Config) -> float:
