@@ -134,7 +134,7 @@ class Quantised(nn.Module):
         return self
 
     @torch.no_grad()
-    def calibrate(self, batches: Iterable[Float[Tensor, "batch channels height width"]]) -> "Quantised":
+    def calibrate(self, batches: Iterable[Float[Tensor, "_ channels height width"]]) -> "Quantised":
         """Find the ranges of all activations from images, in floating point.
 
         **Raises:** `JostleError` if no image came, or an activation holds NaN or infinity.

@@ -293,7 +293,8 @@ def _single_layers(
     """The divergence, or growth of the loss, a sample, when one layer alone is rounded."""
 
     def outputs() -> Tensor:
-        return torch.cat([F.log_softmax(folded(batch), 1) for batch in images.split(32)])
+        # In float64: a divergence of 1e-9 is a difference of numbers of order 1.
+        return torch.cat([F.log_softmax(folded(batch).double(), 1) for batch in images.split(32)])
 
     base = outputs()
     target = base.argmax(1) if labels is None else labels
@@ -308,7 +309,7 @@ def _single_layers(
                 value = (base.exp() * (base - now)).sum(1)
             else:
                 value = (base - now).gather(1, target[:, None])[:, 0]
-            found[:, i, j] = value.double().cpu().numpy()
+            found[:, i, j] = value.cpu().numpy()
         if callback is not None:
             callback(i + 1, len(folded.weights), "layers")
     return found
