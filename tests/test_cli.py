@@ -53,7 +53,7 @@ def test_it_tells_what_there_is(capsys):
     code, out, _ = said(capsys, "list")
     assert code == 0 and "1801.08092" in out
     code, out, _ = said(capsys, "zoo")
-    assert code == 0 and "efficientnet-lite0" in out and "photographs" in out
+    assert code == 0 and "efficientnet-lite0" in out and "photographs" in out and "citylearn-2022" in out
     code, out, _ = said(capsys, "universal")
     assert code == 0 and "jostle universal craft" in out
 
@@ -63,6 +63,7 @@ def test_it_tells_what_there_is(capsys):
     [
         (["nothing"], "method must be one of"),
         (["list", "more"], "list takes no 'more'"),
+        (["zoo", "moon"], "zoo takes no 'moon'"),
         (["run"], "run needs a method"),
         (["run", "universal", "--preset", "huge"], "preset must be one of quick, gpu, paper"),
         (["run", "--resume", "nowhere"], "not a run folder"),

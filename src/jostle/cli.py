@@ -24,7 +24,7 @@ _USAGE = """\
 jostle: nudge a system and measure how it answers
 
   jostle list                       methods, papers, presets, what is missing
-  jostle zoo                        data sets and models by name
+  jostle zoo [NAME]                 data sets and models by name; NAME brings a table that is fetched with pip
   jostle run METHOD [--preset quick|gpu|paper] [--SETTING VALUE ...]
   jostle run --resume RUN           finish a run that was cut off
   jostle demo [METHOD ...]          the quick studies of all methods side by side, then the index
@@ -94,10 +94,16 @@ def _list(words: list[str], out: Console) -> int:
 def _zoo(words: list[str], out: Console) -> int:
     from jostle import zoo
 
+    if words and words[0] == "citylearn-2022":
+        _none_left(words[1:], "zoo")
+        out.print(zoo.citylearn_2022(), highlight=False, soft_wrap=True)
+        return 0
     _none_left(words, "zoo")
     table = Table("name", "what it is", "here", box=None, header_style="bold")
     for name, sentence, here, extra in (*zoo.models(), *zoo.datasets()):
         table.add_row(name, sentence, "yes" if here else f"pip install 'jostle[{extra}]'")
+    for name, sentence, here, _ in zoo.tables():
+        table.add_row(name, sentence, "yes" if here else f"jostle zoo {name}")
     out.print(table)
     return 0
 

@@ -126,3 +126,14 @@ def test_cache_that_cannot_be_written(shelf, tmp_path, monkeypatch):
 def test_cache_of_the_platform(monkeypatch):
     monkeypatch.delenv("JOSTLE_CACHE", raising=False)
     assert cache_folder().name == "jostle" and cache_folder().is_absolute()
+
+
+def test_what_is_fetched_is_listed_and_said_to_be_here_once_it_is(shelf, monkeypatch):
+    from jostle.zoo import citylearn_2022, fetch, tables
+
+    inner = f"citylearn/data/{fetch.PHASE}/Building_1.csv"
+    digest = wheel(shelf, {inner: "month,hour"})
+    monkeypatch.setattr(fetch, "_CITYLEARN", ("sky-data", "1.2", digest, fetch._CITYLEARN[3]))
+    assert [(entry.name, entry.available) for entry in tables()] == [("citylearn-2022", False)]
+    assert (citylearn_2022() / "Building_1.csv").read_text() == "month,hour"
+    assert tables()[0].available

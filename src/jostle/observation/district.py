@@ -12,11 +12,10 @@ from numpy.typing import NDArray
 
 from jostle.core.errors import JostleError, require
 from jostle.files import whole, write_json
-from jostle.zoo.fetch import wheel_data
+from jostle.zoo.fetch import citylearn_2022
 
 Series = NDArray[np.float64]
 
-PHASE = "citylearn_challenge_2022_phase_2"
 _WEATHER = ("dry_bulb_temperature", "relative_humidity", "diffuse_irradiance", "direct_irradiance")
 _AHEAD = ("", "_6h", "_12h", "_24h")
 FEATURES = (
@@ -103,23 +102,6 @@ def _limits(d: District) -> Series:
     return np.array([*rows, *map(span, d.price.T)]).T
 
 
-def citylearn_folder() -> Path:
-    """The folder of CityLearn's 2022 phase-2 data, brought with pip on first use (22 MB, MIT licence).
-
-    The data are CityLearn 2.1.2's (copyright 2020 J. R. Vazquez-Canteli, Intelligent Environments Laboratory);
-    later wheels carry none. The package itself is neither installed nor imported.
-
-    **Raises:** `JostleError` if pip can't bring it.
-    """
-    kept = wheel_data(
-        "citylearn",
-        "2.1.2",
-        "95730b1deed73b1f5a4d17eb8334be3c99efa4aef8677822378d62d8359511dd",
-        f"citylearn/data/{PHASE}/*",
-    )
-    return kept / "citylearn" / "data" / PHASE
-
-
 def load_district(building: str = "Building_6", folder: Path | None = None) -> District:
     """Read a building's year and its battery.
 
@@ -127,7 +109,7 @@ def load_district(building: str = "Building_6", folder: Path | None = None) -> D
     CityLearn's `schema.json`; by default the 2022 phase-2 data.
     **Raises:** `JostleError` if a file is missing or broken, or the building unknown.
     """
-    home = citylearn_folder() if folder is None else Path(folder)
+    home = citylearn_2022() if folder is None else Path(folder)
     schema = _schema(home)
     buildings = schema["buildings"]
     require(building in buildings, f"building must be one of {', '.join(buildings)}, but {building!r} came")
@@ -198,7 +180,7 @@ def modern_schema(target: Path, folder: Path | None = None) -> Path:
     **Arguments:** `target`: a folder, made if need be. `folder`: as for `load_district`.
     **Returns:** the path of `schema.json`, to hand to `CityLearnEnv`.
     """
-    home = citylearn_folder() if folder is None else Path(folder)
+    home = citylearn_2022() if folder is None else Path(folder)
     schema = _schema(home)
     for record in schema["buildings"].values():
         for kind, titles in _TITLES.items():

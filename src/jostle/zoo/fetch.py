@@ -17,6 +17,13 @@ from jostle.core.errors import JostleError, require
 from jostle.zoo.folders import open_zip
 from jostle.zoo.words import reason
 
+PHASE = "citylearn_challenge_2022_phase_2"
+_CITYLEARN = (
+    "citylearn",
+    "2.1.2",
+    "95730b1deed73b1f5a4d17eb8334be3c99efa4aef8677822378d62d8359511dd",
+    f"citylearn/data/{PHASE}/*",
+)
 _LICENCE = re.compile(r"(licen[cs]e|copying|notice)", re.IGNORECASE)
 
 
@@ -24,6 +31,22 @@ def cache_folder() -> Path:
     """Where fetched data is kept: JOSTLE_CACHE if set, else the platform's cache folder for jostle."""
     home = os.environ.get("JOSTLE_CACHE", "")
     return Path(home).expanduser() if home else user_cache_path("jostle", appauthor=False)
+
+
+def citylearn_2022() -> Path:
+    """The folder of CityLearn's 2022 phase-2 data, brought with pip on first use (22 MB, MIT licence).
+
+    The data are CityLearn 2.1.2's (copyright 2020 J. R. Vazquez-Canteli, Intelligent Environments Laboratory);
+    later wheels carry none. The package itself is neither installed nor imported.
+
+    **Raises:** `JostleError` if pip can't bring it.
+    """
+    return wheel_data(*_CITYLEARN) / "citylearn" / "data" / PHASE
+
+
+def fetched() -> bool:
+    """Whether `citylearn_2022` lies in the cache already."""
+    return _target(*_CITYLEARN).is_dir()
 
 
 def wheel_data(package: str, version: str, sha256: str, members: str) -> Path:
@@ -44,9 +67,8 @@ def wheel_data(package: str, version: str, sha256: str, members: str) -> Path:
         re.fullmatch(r"[0-9a-f]{64}", sha256.lower()) is not None,
         f"sha256 must be 64 hexadecimal digits, but {sha256!r} came",
     )
-    key = hashlib.sha256(f"{sha256.lower()} {members}".encode()).hexdigest()[:12]
-    home = cache_folder() / "wheels"
-    target = home / f"{package}-{version}-{key}"
+    target = _target(package, version, sha256, members)
+    home = target.parent
     if target.is_dir():
         return target
     try:
@@ -70,6 +92,11 @@ def wheel_data(package: str, version: str, sha256: str, members: str) -> Path:
     except OSError as error:
         raise JostleError(f"could not write to the cache {home}: {reason(error)}") from error
     return target
+
+
+def _target(package: str, version: str, sha256: str, members: str) -> Path:
+    key = hashlib.sha256(f"{sha256.lower()} {members}".encode()).hexdigest()[:12]
+    return cache_folder() / "wheels" / f"{package}-{version}-{key}"
 
 
 def _download(requirement: str, folder: Path) -> Path:

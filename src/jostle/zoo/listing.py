@@ -3,6 +3,8 @@
 import importlib.util
 from typing import NamedTuple
 
+from jostle.zoo.fetch import fetched
+
 
 class Entry(NamedTuple):
     """A name in the zoo: what it is, whether it can be used here, and else the extra that brings it."""
@@ -54,3 +56,13 @@ def datasets() -> list[Entry]:
         ),
         _entry("FOLDER or FILE.zip", "Your own images in class folders; '::' names a folder within.", ""),
     ]
+
+
+def tables() -> list[Entry]:
+    """Measured tables that are brought by name on first use: an entry is available once it is in the cache.
+
+    >>> [entry.name for entry in tables()]
+    ['citylearn-2022']
+    """
+    sentence = "A measured year of five buildings, of CityLearn's 2022 challenge (22 MB, MIT licence)."
+    return [Entry("citylearn-2022", sentence, fetched(), "")]
