@@ -18,16 +18,16 @@ demo: $(VENV)/ready
 	@$(BIN)/jostle demo
 
 test: $(VENV)/ready
-	$(ONE) $(BIN)/python -m pytest -n $(CORES) -m "not slow"
+	$(ONE) $(BIN)/python -m pytest -n $(CORES) --dist worksteal -m "not slow"
 
 test-full: $(VENV)/ready
-	$(ONE) $(BIN)/python -m pytest -n $(CORES)
+	$(ONE) $(BIN)/python -m pytest -n $(CORES) --dist worksteal
 
 check: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(ONE) $(BIN)/python -m pytest -q -n $(CORES) -m "not slow and not study"
+	$(ONE) $(BIN)/python -m pytest -q -n $(CORES) --dist worksteal -m "not slow and not study"
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .

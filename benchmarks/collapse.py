@@ -20,7 +20,7 @@ from torch import Tensor
 
 from jostle import __version__
 from jostle.collapse import Accumulator, TiedModel, metrics
-from jostle.collapse.accumulator import Basis
+from jostle.collapse import nc1 as nc1_alone
 from jostle.lab.runs import environment
 
 D = 512
@@ -37,15 +37,6 @@ def rhubarbwu_covariance(features: Tensor, labels: Tensor, means: Tensor) -> Ten
     """The `d x d` within-class covariance that the peer accumulates."""
     deviations = features - means[labels]
     return deviations.mT @ deviations / len(features)
-
-
-def jostle_nc1_alone(statistics: Accumulator) -> float:
-    """What `compute` does for `nc1`, without all the other metrics."""
-    basis = Basis(statistics.means, statistics.counts, "class")
-    whiten = basis.span @ basis.whiten
-    assert statistics.scatter is not None
-    scatter = float((whiten * (statistics.scatter @ whiten)).sum())
-    return scatter / int(statistics.counts.sum()) / statistics.K
 
 
 def best(work: Callable[[], object], repeats: int) -> float:
@@ -69,10 +60,10 @@ def nc1(K: int, dtype: torch.dtype) -> None:
     streamed = Accumulator(K, D, one_pass=True, dtype=dtype)
     streamed.update(features, labels)
     theirs = rhubarbwu_pinv_nc1(means, means.mean(0), within)
-    found = (jostle_nc1_alone(streamed), streamed.compute().nc1, metrics(features, labels, dtype=dtype).nc1)
+    found = (nc1_alone(streamed), streamed.compute().nc1, metrics(features, labels, dtype=dtype).nc1)
     gap = max(abs(value / theirs - 1) for value in found)
     peer = best(lambda: rhubarbwu_pinv_nc1(means, means.mean(0), within), 5)
-    ours, all_metrics = best(lambda: jostle_nc1_alone(streamed), 20), best(streamed.compute, 20)
+    ours, all_metrics = best(lambda: nc1_alone(streamed), 20), best(streamed.compute, 20)
     print(
         f"NC1 from statistics, d={D}, K={K}, {dtype}: peer {1e3 * peer:.1f} ms, "
         f"ours {1e3 * ours:.2f} ms, {peer / ours:.0f} times faster;"

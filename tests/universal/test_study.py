@@ -99,6 +99,7 @@ def test_a_killed_study_goes_on_to_the_same_numbers(settings, tmp_path):
 
 
 @pytest.mark.study
+@pytest.mark.first
 def test_all_thousand_images_in_three_seeds(shared_data: Path, tmp_path):
     """GD-UAP without data against EfficientNet-Lite0 at 10/255, on all images and never on a part of them."""
     run = lab.run(

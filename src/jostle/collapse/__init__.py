@@ -1,6 +1,7 @@
 """Neural collapse: every usual metric of it, and how it answers a nudge."""
 
 from jostle.collapse.accumulator import Accumulator
+from jostle.collapse.alone import nc1
 from jostle.collapse.decay import DecayStudy, decay
 from jostle.collapse.flow import Flow
 from jostle.collapse.geometry import Energies, bank, decompose, etf, frame, procrustes_frame
@@ -50,6 +51,7 @@ __all__ = [
     "grow",
     "measure",
     "metrics",
+    "nc1",
     "predict_nc",
     "procrustes_frame",
 ]
