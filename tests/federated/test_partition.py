@@ -37,7 +37,7 @@ def test_the_official_split_refills_a_class_that_ran_out(clients, seed, concentr
     assert {len(part) for part in parts} == {600 // clients}
     counts = torch.bincount(torch.cat(parts), minlength=len(Y))
     for k in range(10):
-        mine = counts[Y == k]
+        mine = counts[k == Y]
         assert mine.max() - mine.min() <= 1
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
+from jostle.federated import checkpoints
 from jostle.federated.algorithm import Algorithm
 from jostle.federated.clients import Plan, check_targets
 from jostle.federated.engines import Engine, choose, chunks, gradient_of, noise_of
@@ -20,7 +21,6 @@ from jostle.federated.memory import LostState, Memory
 from jostle.federated.randomness import AUGMENT, torch_stream
 from jostle.federated.sampling import sample
 from jostle.federated.server import Reply, Server
-from jostle.files import whole
 
 if TYPE_CHECKING:
     from jostle.federated.federation import Federation
@@ -47,6 +47,7 @@ class Course:
             federation.population.ids,
             federation.weights,
             keep_states=federation.keep_states,
+            statistics=flat.statistics.start.clone() if federation.buffers == "average" else None,
         )
         active = getattr(algorithm, "aggregation", "all") == "active"
         if active and federation.fraction < 1:
@@ -55,6 +56,8 @@ class Course:
                 stacklevel=3,
             )
         self.memories: dict[int, Memory] = {}
+        # Running statistics that stay with the clients: no half of any sum, so they need no second phase.
+        self.statistics: dict[int, Tensor] = {}
         self.history: list[Row] = []
         self.engine: Engine | None = None if federation.engine == "auto" else federation.engine
         self._warned = False
@@ -116,10 +119,32 @@ class Course:
             row["reset"] = True
         self._watch(row)
         due = fed.test is not None and (server.t % fed.evaluate_every == 0)
-        row |= fed.evaluate(server.x) if due else {}
+        row |= self._scores(accepted) if due else {}
         row["seconds"] = time.perf_counter() - started
         self.history.append(row)
         return row
+
+    def network(self, client: int | None = None) -> nn.Module:
+        """A copy of the network as the server has it, in evaluation mode.
+
+        **Arguments:** `client`: whose running statistics it gets, with `buffers="local"`; without one, those that the
+        network came with. With `buffers="average"` it gets the server's.
+        """
+        return self.federation.flat.built(self.server.x, self._statistics(client))
+
+    def _statistics(self, client: int | None) -> Tensor:
+        """The running statistics that a client starts from."""
+        if self.server.statistics is not None:
+            return self.server.statistics
+        start = self.federation.flat.statistics.start
+        return start if client is None else self.statistics.get(client, start)
+
+    def _scores(self, accepted: list[int]) -> Row:
+        fed, x = self.federation, self.server.x
+        if fed.buffers != "local":
+            return fed.evaluate(x, self.server.statistics)
+        scores = [fed.evaluate(x, self._statistics(one)) for one in accepted]
+        return {name: sum(s[name] for s in scores) / len(scores) for name in (scores[0] if scores else ())}
 
     def _load(self, client: int) -> tuple[Tensor, Tensor]:
         fed = self.federation
@@ -182,17 +207,29 @@ class Course:
         }
         steps = torch.tensor([[float(len(p))] for p in plans], dtype=server.x.dtype, device=server.x.device)
         round = server.round(client, steps)
-        noise = noise_of(fed.flat, fed.seed, server.t, able, held, plans)
-        v, losses = train(
-            algorithm,
-            gradient_of(fed.flat, self.engine or "sequential"),
-            held,
-            plans,
-            round,
-            self.local,
-            noise,
-            None if fed.augment is None else self._augment(able),
-        )
+        running = fed.flat.statistics
+        running.write(self._statistics(able[0]))  # who has them trains alone
+        try:
+            v, losses = train(
+                algorithm,
+                gradient_of(fed.flat, self.engine or "sequential"),
+                held,
+                plans,
+                round,
+                self.local,
+                noise_of(fed.flat, fed.seed, server.t, able, held, plans),
+                None if fed.augment is None else self._augment(able),
+                fed.flat.still if running.layers else None,
+            )
+        except ValueError as error:
+            if "Expected more than 1" not in str(error):
+                raise
+            raise JostleError(
+                f"client {able[0]}: {error}; a batch of one sample has no statistics: take another batch_size"
+            ) from error
+        statistics = running.read()
+        if fed.buffers == "local" and bool(torch.isfinite(statistics).all()):
+            self.statistics[able[0]] = statistics
         delta = v - server.x
         state, uploads = algorithm.client_update(delta, round)
         norms = sum(
@@ -208,7 +245,15 @@ class Course:
             out.append(
                 (
                     Reply(
-                        one, server.t, delta[i], up, len(plans[i]), len(held[i][0]), float(losses[i]), kept
+                        one,
+                        server.t,
+                        delta[i],
+                        up,
+                        len(plans[i]),
+                        len(held[i][0]),
+                        float(losses[i]),
+                        kept,
+                        statistics=None if server.statistics is None else statistics,
                     ),
                     float(norms[i]),
                 )
@@ -260,8 +305,9 @@ class Course:
         """Bytes on the wire and minibatch gradients, of the round and so far."""
         number = self.server.x.element_size() * len(self.server.x)
         kept = len(self.algorithm.client_slots) if self.server.keep_states else 0
-        down = active * number * (1 + len(self.algorithm.broadcast))
-        up = replies * number * (1 + len(self.algorithm.uploads) + kept)
+        extra = 0 if self.server.statistics is None else self.federation.flat.statistics.size
+        down = active * (number * (1 + len(self.algorithm.broadcast)) + extra)
+        up = replies * (number * (1 + len(self.algorithm.uploads) + kept) + extra)
         before = self.history[-1] if self.history else {"total_bytes": 0, "total_gradients": 0}
         return {
             "bytes_down": down,
@@ -291,6 +337,7 @@ class Course:
         tensors = {f"server.{name}": value for name, value in self.server.tensors().items()}
         for one, memory in self.memories.items():
             tensors |= {f"client.{one}.{name}": value for name, value in memory.tensors().items()}
+        tensors |= {f"statistics.{one}": value for one, value in self.statistics.items()}
         numbers = {
             "server": self.server.numbers(),
             "clients": {str(one): memory.numbers() for one, memory in self.memories.items()},
@@ -307,6 +354,7 @@ class Course:
             "seed": fed.seed,
             "sampling": fed.sampling,
             "fraction": fed.fraction,
+            "buffers": fed.buffers,
         }
 
     def take_up(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -331,34 +379,19 @@ class Course:
             int(one): Memory.rebuilt(split.get(f"client.{one}", {}), held)
             for one, held in numbers["clients"].items()
         }
+        self.statistics = {int(one): value for one, value in split.get("statistics", {}).items()}
         self.history = [dict(row) for row in numbers["history"]]
         self.engine = numbers["engine"]
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint (.safetensors), whole or not at all."""
-        from safetensors.torch import save
-
         path = Path(path)
         require(path.suffix == ".safetensors", f"checkpoint must end in .safetensors, but {path.name} came")
-        tensors, numbers = self.state()
-        flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        with whole(path) as draft:
-            draft.write_bytes(save(flat, metadata={"jostle": json.dumps(numbers)}))
-        return path
+        return checkpoints.write(path, *self.state())
 
     def load(self, path: str | Path) -> None:
         """Take up a checkpoint that `save` wrote.
 
         **Raises:** `JostleError` if it is absent, broken or of another federation.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        require(path.is_file(), f"checkpoint {path} does not exist")
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                numbers = json.loads((file.metadata() or {})["jostle"])
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise JostleError(f"checkpoint {path} cannot be read ({type(error).__name__})") from error
-        self.take_up(tensors, numbers)
+        self.take_up(*checkpoints.read(Path(path)))

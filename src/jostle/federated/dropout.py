@@ -107,8 +107,13 @@ def listen(module: nn.Module, x: Tensor) -> list[tuple[torch.Size, float]]:
     [(torch.Size([3, 2]), 0.5)]
     """
     ear = _Listening()
-    with torch.no_grad(), ear:
-        module(x)
+    # Listening is no training: running statistics stay as they are.
+    kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    with torch.no_grad():
+        with ear:
+            module(x)
+        for buffer, before in kept:
+            buffer.copy_(before)
     return ear.heard
 
 

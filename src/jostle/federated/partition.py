@@ -26,10 +26,10 @@ def partition(
 
     `"dirichlet"`: equal sizes; each client draws its class shares from a symmetric Dirichlet distribution and its
     samples by them, among the classes that still have samples. `"official"`: as FedSpeed's official program draws:
-    equal sizes, and a class that ran out is *refilled*, so that shares are kept exactly as drawn, but samples
-    repeat across clients and within them, and others go to nobody. `"ragged"`: each class is cut by Dirichlet shares over the clients, so
-    sizes differ (Yurochkin et al. 2019); it is drawn anew until all have `min_size`. `"pathological"`:
-    `classes_per_client` classes each, a class shared equally by those who have it (after
+    equal sizes, and a class that ran out is *refilled*, so that shares stay as drawn, but samples repeat across
+    clients and within them, and others go to nobody. `"ragged"`: each class is cut by Dirichlet shares over the
+    clients, so sizes differ (Yurochkin et al. 2019); it is drawn anew until all have `min_size`.
+    `"pathological"`: `classes_per_client` classes each, a class shared equally by those who have it (after
     McMahan et al. 2017). `"iid"`: a shuffle, cut.
 
     **Arguments:** `y`: labels, from 0. `clients`: at least 1 and at most one a sample. `concentration`: of the
@@ -68,7 +68,9 @@ def partition(
     elif scheme == "iid":
         parts = np.array_split(rng.permutation(count), clients)
     else:
-        require(False, f"scheme must be dirichlet, official, ragged, pathological or iid, but {scheme!r} came")
+        require(
+            False, f"scheme must be dirichlet, official, ragged, pathological or iid, but {scheme!r} came"
+        )
         raise AssertionError
     return [torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in parts]
 
