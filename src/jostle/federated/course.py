@@ -3,7 +3,7 @@
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ from jostle.federated.memory import LostState, Memory
 from jostle.federated.randomness import AUGMENT, torch_stream
 from jostle.federated.sampling import sample
 from jostle.federated.server import Reply, Server
+from jostle.federated.shelf import Shelf
 
 if TYPE_CHECKING:
     from jostle.federated.federation import Federation
@@ -55,7 +56,8 @@ class Course:
                 "aggregation='active' does not converge when some clients are absent; 'all' does",
                 stacklevel=3,
             )
-        self.memories: dict[int, Memory] = {}
+        away = federation.state_dir
+        self.memories: MutableMapping[int, Memory] = {} if away is None else Shelf(away)
         # Running statistics that stay with the clients: no half of any sum, so they need no second phase.
         self.statistics: dict[int, Tensor] = {}
         self.history: list[Row] = []
@@ -68,6 +70,8 @@ class Course:
         **Raises:** `JostleError` for a client whose update is not finite (unless `on_bad_client="drop"`).
         """
         fed, server = self.federation, self.server
+        if isinstance(self.memories, Shelf):
+            self.memories.begin()
         started = time.perf_counter()
         t, lr = server.t, self.local.rate(server.t)
         picked = sample(len(server.ids), fed.fraction, t, seed=fed.seed, sampling=fed.sampling)
@@ -160,49 +164,36 @@ class Course:
         return x, y
 
     def _plan(self, client: int, held: tuple[Tensor, Tensor]) -> Plan:
-        return Plan.draw(
-            self.federation.seed,
-            self.server.t,
-            client,
-            len(held[0]),
-            self.local.epochs,
-            self.local.batch_size,
-        )
-
-    def _recall(self, client: int) -> Memory:
-        return self.memories.setdefault(client, Memory())
+        local, samples = self.local, len(held[0])
+        return Plan.draw(self.federation.seed, self.server.t, client, samples, local.epochs, local.batch_size)
 
     def _work(self, group: list[int], data: Mapping[int, tuple[Tensor, Tensor]]) -> list[tuple[Reply, float]]:
         """What some clients do, together: recall, train, propose, reply."""
         server, replies = self.server, []
-        states: dict[int, dict[str, Tensor]] = {}
+        able: dict[int, Memory] = {}
         for one in group:
-            memory, last = self._recall(one), server.last(one)
+            memory, last = self.memories.get(one) or Memory(), server.last(one)
             try:
-                states[one] = memory.recall(last, server.generation)
+                memory.recall(last, server.generation)
             except LostState:
-                if one in server.copies:
-                    memory.restore(last, server.copies[one], server.generation)
-                    states[one] = memory.committed
-                else:
+                if one not in server.copies:
                     gone = torch.zeros(0, device=server.x.device)
                     replies.append((Reply(one, server.t, gone, steps=0, lost=True), 0.0))
-        able = [one for one in group if one in states]
+                    continue
+                memory.restore(last, server.copies[one], server.generation)
+            able[one] = memory
         if able:
-            replies += self._train(able, states, data)
+            replies += self._train(able, data)
         return replies
 
     def _train(
-        self,
-        able: list[int],
-        states: Mapping[int, Mapping[str, Tensor]],
-        data: Mapping[int, tuple[Tensor, Tensor]],
+        self, memories: Mapping[int, Memory], data: Mapping[int, tuple[Tensor, Tensor]]
     ) -> list[tuple[Reply, float]]:
-        fed, server, algorithm = self.federation, self.server, self.algorithm
+        fed, server, algorithm, able = self.federation, self.server, self.algorithm, list(memories)
         held, plans = [data[one] for one in able], [self._plan(one, data[one]) for one in able]
         blank = torch.zeros_like(server.x)
         client = {
-            slot: torch.stack([states[one].get(slot, blank) for one in able])
+            slot: torch.stack([memories[one].committed.get(slot, blank).to(blank.device) for one in able])
             for slot in algorithm.client_slots
         }
         steps = torch.tensor([[float(len(p))] for p in plans], dtype=server.x.dtype, device=server.x.device)
@@ -239,7 +230,8 @@ class Course:
         for i, one in enumerate(able):
             # Rows are copied: a view would keep the vectors of the whole group alive.
             mine = {slot: value[i].clone() for slot, value in state.items()}
-            self._recall(one).propose(server.t, mine)
+            memories[one].propose(server.t, mine)
+            self.memories[one] = memories[one]
             up = {name: value[i] for name, value in uploads.items()}
             kept = mine if server.keep_states else {}
             out.append(
@@ -281,10 +273,9 @@ class Course:
     def _first_bad_step(self, client: int, data: Mapping[int, tuple[Tensor, Tensor]]) -> int | None:
         """Do a client's round again, step by step, to say where it went wrong."""
         server, plan = self.server, self._plan(client, data[client])
-        memory = self._recall(client)
-        blank = torch.zeros_like(server.x)
+        committed, blank = self.memories[client].committed, torch.zeros_like(server.x)
         for k in range(1, len(plan) + 1):
-            slots = {s: memory.committed.get(s, blank)[None].clone() for s in self.algorithm.client_slots}
+            slots = {s: committed.get(s, blank).to(blank)[None].clone() for s in self.algorithm.client_slots}
             v, _ = train(
                 self.algorithm,
                 self.federation.flat.one,
@@ -333,14 +324,16 @@ class Course:
     # Going on later ------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], Row]:
-        """All that a later process needs: tensors, and numbers for JSON."""
+        """All that a later process needs: tensors, and numbers for JSON (beside `state_dir`, where there is one)."""
+        memories = {} if isinstance(self.memories, Shelf) else self.memories
         tensors = {f"server.{name}": value for name, value in self.server.tensors().items()}
-        for one, memory in self.memories.items():
+        for one, memory in memories.items():
             tensors |= {f"client.{one}.{name}": value for name, value in memory.tensors().items()}
         tensors |= {f"statistics.{one}": value for one, value in self.statistics.items()}
         numbers = {
             "server": self.server.numbers(),
-            "clients": {str(one): memory.numbers() for one, memory in self.memories.items()},
+            "clients": {str(one): memory.numbers() for one, memory in memories.items()},
+            "run": self.memories.run if isinstance(self.memories, Shelf) else None,
             "history": self.history,
             "engine": self.engine,
             "settings": self._settings(),
@@ -375,10 +368,16 @@ class Course:
                 who = f"client.{one}"
             split.setdefault(who, {})[rest] = value.to(self.server.x.device)
         self.server.take_up(split["server"], numbers["server"])
-        self.memories = {
-            int(one): Memory.rebuilt(split.get(f"client.{one}", {}), held)
-            for one, held in numbers["clients"].items()
-        }
+        run = numbers.get("run") or ""
+        if isinstance(self.memories, Shelf):
+            accepted = {one: self.server.last(one) for one in self.server.ids}
+            self.memories.resume(run, accepted, self.server.generation)
+        else:
+            require(not run, "the checkpoint's clients lie in its run's state_dir, but no state_dir came")
+            self.memories = {
+                int(one): Memory.rebuilt(split.get(f"client.{one}", {}), held)
+                for one, held in numbers["clients"].items()
+            }
         self.statistics = {int(one): value for one, value in split.get("statistics", {}).items()}
         self.history = [dict(row) for row in numbers["history"]]
         self.engine = numbers["engine"]

@@ -78,6 +78,8 @@ class Federation:
     `"error"` refuses them; `"average"`: clients start from the server's and it averages theirs, as it averages
     models; `"local"`: each client keeps its own and none travel, and the server's model is judged with those of
     the clients that replied, on average. The ascent's end leaves them alone.
+    `state_dir`: an empty folder for what clients remember, a memory-mapped file each, where `m*D` numbers are too
+    many for main memory; checkpoints then hold the server alone, are written every round, and go on with it.
     **Raises:** `JostleError` for settings out of range, or layers with running statistics.
 
     >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -112,6 +114,7 @@ class Federation:
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         evaluate_every: int = 1,
         buffers: Buffers = "error",
+        state_dir: str | Path | None = None,
     ) -> None:
         self.flat = FlatModel(model, loss)
         self.population = Population(clients, count)
@@ -132,6 +135,11 @@ class Federation:
             f"client_chunk must be at least 1, but {client_chunk} came",
         )
         require(evaluate_every >= 1, f"evaluate_every must be at least 1, but {evaluate_every} came")
+        require(
+            state_dir is None or not keep_states,
+            "keep_states would hold in main memory what state_dir keeps in files: give one of them",
+        )
+        self.state_dir = None if state_dir is None else Path(state_dir)
         check_buffers(buffers, engine, self.flat.statistics.layers)
         self.test = test.tensors() if isinstance(test, Images) else test
         self.seed, self.fraction = seed, fraction
@@ -203,8 +211,9 @@ class Federation:
 
         **Arguments:** `algorithm`. `rounds`: at least 1, those of a resumed checkpoint included. `lr` to `clip_mode`:
         see [`Local`][jostle.federated.Local]. `checkpoint`: .safetensors file to keep the state in, every
-        `checkpoint_every` rounds and at the end. `resume`: a checkpoint to go on from, with the same numbers as
-        an unbroken run. `callback`: `(done, total, figure)` after each round.
+        `checkpoint_every` rounds (every round where there is a `state_dir`) and at the end. `resume`: a checkpoint
+        to go on from, with the same numbers as an unbroken run. `callback`: `(done, total, figure)` after each
+        round.
         **Returns:** a [`Federated`][jostle.federated.Federated].
         **Raises:** `JostleError` for settings out of range or a client that fails.
         """
@@ -216,10 +225,11 @@ class Federation:
             course.load(resume)
             done = course.server.t
             require(done <= rounds, f"rounds must be at least the checkpoint's {done}, but {rounds} came")
+        every = checkpoint_every if self.state_dir is None else 1
         while course.server.t < rounds:
             row = course.advance()
             done = course.server.t
-            if checkpoint is not None and (done % checkpoint_every == 0 or done == rounds):
+            if checkpoint is not None and (done % every == 0 or done == rounds):
                 course.save(checkpoint)
             if callback is not None:
                 callback(done, rounds, _figure(row))
