@@ -191,7 +191,7 @@ def test_spoilt_statistics_are_refused(spoil, sentence) -> None:
     fed = held("average", fraction=1.0, transport=carry, on_bad_client="drop")
     row = fed.start(FedAvg(), WHOLE).advance()
     assert row["accepted"] == 5 and len(row["refused"]) == 1
-    assert re.fullmatch(sentence, row["refused"][0])
+    assert re.match(sentence, row["refused"][0])
 
 
 @pytest.mark.parametrize("buffers", ["average", "local"])
