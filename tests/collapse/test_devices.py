@@ -7,11 +7,16 @@ from jostle.collapse import (
     Accumulator,
     TiedModel,
     bank,
+    cka,
+    class_spectra,
     decompose,
     fit_beta,
+    flow,
     measure,
     metrics,
     procrustes_frame,
+    response,
+    sweep,
 )
 from jostle.collapse.networks import mlp, standardise
 
@@ -59,6 +64,24 @@ def test_the_metrics() -> None:
         tie = fit_beta(h, 0.5 * h, y)
     assert found.nc1 == wanted.nc1 and found.cdnv == wanted.cdnv and again.nc1 == streamed.nc1
     assert parts.total == pytest.approx(float(h.square().sum())) and not tie.identified
+
+
+def test_the_tied_model_of_ones_own_features() -> None:
+    data = (torch.rand(30, 1, 2, 2, generator=gen(0)), torch.arange(30) % 3)
+
+    def ask() -> list[float]:
+        h, y = data[0].flatten(1), data[1]
+        return [
+            float(flow(data, points=3).nc1[-1]),
+            response(data, beta=3.0, generator=gen(1)).share,
+            sweep(data, beta=(3.0,)).reports[0].nc1,
+            float(class_spectra(h, y).effective_ranks[0]),
+            cka(h, h[:, :2]),
+        ]
+
+    wanted = ask()
+    with torch.device("meta"):
+        assert ask() == wanted
 
 
 def test_the_layers() -> None:

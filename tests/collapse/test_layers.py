@@ -122,10 +122,29 @@ def test_tokens_are_averaged() -> None:
     assert found.nc1 == pytest.approx(wanted.nc1, rel=1e-4)
 
 
-def test_a_wide_head_is_cut_to_the_classes_there(data) -> None:
+@pytest.mark.parametrize("passes", [1, 2])
+def test_a_wide_head_is_cut_to_the_classes_there(data, passes) -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1000))
-    found = measure(model, data)
-    assert found.last.K == 4 and found.last.nc3 is not None
+    with torch.no_grad():
+        model[3].bias[:4] += 10.0  # the head knows the first four of its classes
+    found = measure(model, data, passes=passes)
+    with torch.no_grad():
+        h = model[:3](data[0])
+    wanted = metrics(h, data[1], model[3].weight[:4], model[3].bias[:4])
+    assert found.last.K == 4 and found.last.nc3 == pytest.approx(wanted.nc3, rel=1e-5)
+    assert found.last.nc4 == (wanted.nc4 if passes == 2 else None)
+
+
+@pytest.mark.parametrize("passes", [1, 2])
+def test_labels_that_do_not_number_the_outputs_of_a_head_are_noticed(data, passes) -> None:
+    model = nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 1000))
+    with torch.no_grad():
+        model[3].bias[500:504] += 10.0  # its classes are others than these labels'
+    with pytest.warns(UserWarning, match="100% of its predictions are none of these"):
+        found = measure(model, data, passes=passes)
+    assert found.last.nc3 is None and found.last.nc3_of is None and found.last.nc4 is None
+    with torch.no_grad():
+        assert found.last.nc1 == pytest.approx(metrics(model[:3](data[0]), data[1]).nc1, rel=1e-5)
 
 
 def test_warnings_come_once(net: nn.Module) -> None:

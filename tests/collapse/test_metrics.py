@@ -159,6 +159,55 @@ def test_ideal_frames_have_no_distance() -> None:
     assert metrics(simplex.T[y], y).nc2_of > 0.1
 
 
+@pytest.mark.parametrize("weighting", ["class", "sample"])
+@pytest.mark.parametrize("d", [4, 8])
+def test_directions_below_the_tolerance_are_left_out_as_by_a_pseudo_inverse(d: int, weighting: str) -> None:
+    h, y = sample(5, 10, d)
+    # The second direction of the class means shrinks to a thousandth.
+    h = h * torch.tensor([1.0, 1e-3] + [1.0] * (d - 2), dtype=torch.float64)
+    h, y = h[3:], y[3:]
+    means = np.stack([h[y == k].numpy().mean(0) for k in range(5)])
+    share = np.full(5, 0.2) if weighting == "class" else y.bincount().numpy() / len(y)
+    centred = means - share @ means
+    S_B = (share[:, None] * centred).T @ centred
+    within = h.numpy() - means[y.numpy()]
+    values = np.sqrt(np.linalg.eigvalsh(S_B)[::-1][:4])
+    for tol in (0.0, 1e-5, 0.02, float(values[1] / values[0]) * 1.001, 0.9999):
+        pinv = np.linalg.pinv(S_B, rcond=max(tol**2, 1e-12), hermitian=True)
+        wanted = np.trace(within.T @ within / len(h) @ pinv) / 5
+        found = metrics(h, y, weighting=weighting, rank_tol=tol)
+        assert found.nc1 == pytest.approx(wanted, rel=1e-6) and found.rank_tol == tol
+        for name in ("nc1_trace", "nc2", "cdnv"):
+            assert getattr(found, name) == getattr(metrics(h, y, weighting=weighting), name)
+
+
+def test_a_tolerance_takes_the_warning_away() -> None:
+    h, y = sample(4, 8, 6)
+    means = torch.stack([h[y == k].mean(0) for k in range(4)])
+    target = means.clone()
+    target[3] = (means[0] + means[1]) / 2 + 1e-9
+    h = h + (target - means)[y]
+    with pytest.warns(UserWarning, match="nearly dependent.*rank_tol leaves them out"):
+        noisy = metrics(h, y).nc1
+    assert metrics(h, y, rank_tol=1e-5).nc1 < 1e-6 * noisy
+
+
+@pytest.mark.parametrize("exponent", [1.0, 2.0, 4.0])
+def test_distances_of_cdnv_take_any_exponent(exponent: float) -> None:
+    h, y = sample(4, 8, 6)
+    means = torch.stack([h[y == k].mean(0) for k in range(4)])
+    v = torch.stack([(h[y == k] - means[k]).square().sum(1).mean() for k in range(4)])
+    pairs = [
+        float((v[k] + v[m]) / 2 / (means[k] - means[m]).norm() ** exponent)
+        for k in range(4)
+        for m in range(4)
+        if k != m
+    ]
+    found = metrics(h, y, cdnv_exponent=exponent)
+    assert found.cdnv == pytest.approx(np.mean(pairs), rel=1e-12)
+    assert found.record()["cdnv_exponent"] == exponent
+
+
 @pytest.mark.filterwarnings("ignore:two centred means")
 def test_two_classes_always_form_a_simplex() -> None:
     h, y = sample(2, 10, 6)
@@ -202,6 +251,8 @@ def test_bad_features_are_refused() -> None:
         ((h, y - 1, None), {"K": 4}, "labels must lie in 0 to 3, but -1 came"),
         ((h[y != 2], y[y != 2], None), {}, "class 2 has none"),
         ((h, 0 * y, None), {}, "K must be at least 2 classes"),
+        ((h, y, None), {"rank_tol": 1.0}, "rank_tol must lie in 0 to below 1"),
+        ((h, y, None), {"cdnv_exponent": 0.0}, "cdnv_exponent must be above 0"),
         ((h[:0], y[:0], None), {}, "not empty"),
         ((h, y, h[:3, :3]), {"K": 4}, r"weight must be \(4, 6\)"),
         (

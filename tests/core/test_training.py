@@ -113,6 +113,17 @@ def test_with_fabric() -> None:
         torch.testing.assert_close(ours, theirs)
 
 
+def test_minibatches_shuffle_on_the_cpu_whatever_the_default_device() -> None:
+    def order() -> list[list[int]]:
+        draw = torch.Generator().manual_seed(0)
+        return [b.tolist() for (b,) in minibatches(x, size=4, epochs=2, generator=draw)]
+
+    x = torch.arange(10)
+    wanted = order()
+    with torch.device("meta"):
+        assert order() == wanted
+
+
 def test_minibatches_pass_over_everything_once_an_epoch() -> None:
     x = torch.arange(10)
     seen = list(minibatches(x, 2 * x, size=4, epochs=3, generator=torch.Generator().manual_seed(0)))

@@ -29,6 +29,46 @@ def test_nothing_is_given_twice(scheme, clients, seed, concentration) -> None:
         assert {len(part) for part in parts} == {600 // clients}
 
 
+@settings(max_examples=30, deadline=None)
+@given(clients=st.integers(1, 20), seed=st.integers(0, 100), concentration=st.sampled_from([0.05, 0.6, 10.0]))
+def test_the_official_split_refills_a_class_that_ran_out(clients, seed, concentration) -> None:
+    """A class is gone through as a whole before a sample of it comes again: counts in a class differ by one at most."""
+    parts = partition(Y, clients, scheme="official", seed=seed, concentration=concentration)
+    assert {len(part) for part in parts} == {600 // clients}
+    counts = torch.bincount(torch.cat(parts), minlength=len(Y))
+    for k in range(10):
+        mine = counts[k == Y]
+        assert mine.max() - mine.min() <= 1
+
+
+def test_the_official_split_repeats_samples_and_keeps_the_shares_as_drawn() -> None:
+    """Beside the definition, walked through one uniform number at a time."""
+    labels = torch.tensor([0, 2, 0, 2, 5, 0, 2, 2, 0, 5, 5, 2])
+    rng = np.random.RandomState(4)
+    order = rng.permutation(12)
+    shares = rng.dirichlet([0.2] * 3, 4)
+    pools = {k: [int(i) for i in order if labels[i] == k] for k in (0, 2, 5)}
+    wanted: list[list[int]] = [[], [], [], []]
+    left = {k: list(pool) for k, pool in pools.items()}
+    while any(len(part) < 3 for part in wanted):
+        who = rng.randint(4)
+        while len(wanted[who]) < 3:
+            u, (a, b, _) = rng.uniform(), shares[who]
+            k = 0 if u <= a else 2 if u <= a + b else 5
+            if left[k]:
+                wanted[who].append(left[k].pop())
+                break
+            left[k] = list(pools[k])
+    found = partition(labels, 4, scheme="official", concentration=0.2, seed=4)
+    assert [part.tolist() for part in found] == wanted
+    assert len(torch.cat(found).unique()) < 12
+
+    parts = partition(Y, 6, scheme="official", concentration=0.05, seed=1)
+    exact = partition(Y, 6, scheme="dirichlet", concentration=0.05, seed=1)
+    assert any(len(part.unique()) < len(part) for part in parts)
+    assert max(len(Y[p].unique()) for p in parts) <= 4 < max(len(Y[p].unique()) for p in exact)
+
+
 def test_concentration_says_how_uneven() -> None:
     def classes(c):
         return np.mean([len(Y[p].unique()) for p in partition(Y, 20, concentration=c, seed=1)])

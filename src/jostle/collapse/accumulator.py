@@ -1,5 +1,6 @@
 """Class statistics of features that stream by, and the collapse metrics that they give."""
 
+import math
 import warnings
 from typing import Literal
 
@@ -28,8 +29,10 @@ class Accumulator:
 
     **Arguments:** `K`: classes, at least 2. `d`: feature size. `one_pass`: keep a `d x d` scatter, so that no
     second pass is needed; `nc4` and `ncc` then stay unknown. `weighting`: whether `S_B` and the global mean
-    weigh classes (as usual) or samples; the same when classes are balanced. `device`, `dtype`: of the
-    statistics.
+    weigh classes (as usual) or samples; the same when classes are balanced. `rank_tol`: directions of the
+    class means whose singular value is below this share of the largest are left out of `nc1`, from 0 to below
+    1; its square is the `rcond` of a pseudo-inverse of `S_B`. `cdnv_exponent`: of the distance in `cdnv`.
+    `device`, `dtype`: of the statistics.
 
     >>> acc = Accumulator(3, 3, one_pass=True)
     >>> for h in (torch.eye(3), torch.eye(3) + 0.1):
@@ -45,6 +48,8 @@ class Accumulator:
         *,
         one_pass: bool = False,
         weighting: Weighting = "class",
+        rank_tol: float = 0.0,
+        cdnv_exponent: float = 2.0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float64,
     ) -> None:
@@ -53,7 +58,13 @@ class Accumulator:
         require(
             weighting in ("class", "sample"), f"weighting must be class or sample, but {weighting!r} came"
         )
+        require(0 <= rank_tol < 1, f"rank_tol must lie in 0 to below 1, but {rank_tol} came")
+        require(
+            0 < cdnv_exponent < math.inf,
+            f"cdnv_exponent must be above 0 and finite, but {cdnv_exponent} came",
+        )
         self.K, self.d, self.dtype = K, d, dtype
+        self.rank_tol, self.cdnv_exponent = rank_tol, cdnv_exponent
         self.weighting: Weighting = weighting
         zeros = {"device": device, "dtype": dtype}
         self.counts = torch.zeros(K, device=device, dtype=torch.long)
@@ -168,7 +179,7 @@ class Accumulator:
             within=within,
             within_in=inside / total,
             between=between,
-            effective_rank=_effective_rank(basis.singular_values),
+            effective_rank=effective_rank(basis.singular_values),
             counts=self.counts.cpu(),
             mean_norms=self.means.norm(dim=1).cpu(),
             gram=gram.cpu(),
@@ -178,6 +189,8 @@ class Accumulator:
             passes=1 if self.scatter is not None and self._seen == 0 else 2,
             weighting=self.weighting,
             pooling=pooling,
+            rank_tol=self.rank_tol,
+            cdnv_exponent=self.cdnv_exponent,
             notes=tuple(notes),
         )
         for note in notes:
@@ -214,13 +227,13 @@ class Accumulator:
             raise JostleError(
                 f"every class must have a sample, but class {', '.join(map(str, empty[:5]))}{more} has none"
             )
-        return Basis(self.means, self.counts, self.weighting)
+        return Basis(self.means, self.counts, self.weighting, self.rank_tol)
 
     def _cdnv(self, basis: "Basis") -> float:
         variances = self.traces / self.counts
         # In the span of the means, where all of the distance is: K numbers a mean, not d.
         at = basis.coordinates
-        distances = torch.cdist(at, at, compute_mode="donot_use_mm_for_euclid_dist").square()
+        distances = torch.cdist(at, at, compute_mode="donot_use_mm_for_euclid_dist").pow(self.cdnv_exponent)
         off = ~torch.eye(self.K, dtype=torch.bool, device=distances.device)
         return float(((variances[:, None] + variances) / (2 * distances))[off].mean())
 
@@ -228,7 +241,7 @@ class Accumulator:
 class Basis:
     """The span of the class means, and what whitens it: `S_B = (Q T)(Q T)^T`, of rank `K - 1` at most."""
 
-    def __init__(self, means: Tensor, counts: Tensor, weighting: Weighting) -> None:
+    def __init__(self, means: Tensor, counts: Tensor, weighting: Weighting, rank_tol: float = 0.0) -> None:
         K, d = means.shape
         share = (
             torch.full_like(means[:, 0], 1 / K)
@@ -246,17 +259,17 @@ class Basis:
         self.between = float(sizes.square().sum())
         rank = min(d, K - 1)
         noise = torch.finfo(means.dtype).eps * max(d, K) * float(means.abs().max())
-        keep = sizes[:rank] > noise
+        keep = sizes[:rank] > max(noise, rank_tol * float(sizes[0]))
         self.notes: list[str] = []
         if self.between <= (noise**2) * K:
             self.between = 0.0
-        elif float(sizes[rank - 1]) < RANK_TOLERANCE * float(sizes[0]):
+        elif rank_tol < RANK_TOLERANCE and float(sizes[rank - 1]) < RANK_TOLERANCE * float(sizes[0]):
             self.notes.append(
                 f"the class means are nearly dependent (smallest singular value "
                 f"{float(sizes[rank - 1]):.1e} of {float(sizes[0]):.1e}): nc1 hangs on directions "
-                "that hold next to nothing"
+                "that hold next to nothing; rank_tol leaves them out"
             )
-        if len(upper) >= K - 1 and bool(sizes[-1] > WELL * sizes[0]):
+        if len(upper) >= K - 1 and bool(sizes[-1] > max(WELL, rank_tol) * sizes[0]):
             # Well conditioned: the triangle's inverse, without singular vectors, which cost most of all.
             eye = torch.eye(K - 1, dtype=means.dtype, device=means.device)
             inverse = torch.linalg.solve_triangular(upper[: K - 1], eye, upper=True)
@@ -281,7 +294,8 @@ def structure(product: Tensor, simplex: bool) -> float:
     return float((product / size - ideal / ideal.norm()).norm()) if size > 0 else float("inf")
 
 
-def _effective_rank(sizes: Tensor) -> float:
+def effective_rank(sizes: Tensor) -> float:
+    """The exponential of the entropy of singular values (Roy & Vetterli 2007); 0 if there is nothing."""
     shares = sizes / sizes.sum()
     shares = shares[shares > 0]
     return float((-(shares * shares.log()).sum()).exp()) if len(shares) else 0.0

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from jostle.collapse.geometry import bank, decompose
+from jostle.collapse.geometry import decompose, procrustes_frame
 from jostle.collapse.metrics import metrics
 from jostle.collapse.objective import Collapsed
+from jostle.collapse.probe import tied_to
 from jostle.collapse.schur import Schur
 from jostle.collapse.tied import TiedModel
 
@@ -85,10 +86,8 @@ def response_on_features(features: Tensor, labels: Tensor, draw: torch.Generator
     The features are scaled so that their class means have the size of the tied model's, as its penalties are
     in units of the features.
     """
-    K, n = int(labels.max()) + 1, len(labels) // (int(labels.max()) + 1)
-    H0 = bank(features, labels)
-    model = TiedModel(K=K, n=n, d=len(H0), lam_w=0.005, lam_h=0.005, beta=1.0)
-    H0 = H0 * (model.rho * (K - 1) / K / metrics(H0.T, labels).between) ** 0.5
+    model, H0 = tied_to(features, labels, lam_w=0.005, lam_h=0.005, beta=1.0)
+    K = model.K
     at = model.minimise(H0, tolerance=1e-13)
     scale = float(H0.abs().max()) / 7  # a 4-bit grid
     nudges = {
@@ -99,7 +98,7 @@ def response_on_features(features: Tensor, labels: Tensor, draw: torch.Generator
         ),
     }
     errors, parts, share, tiny = {}, {}, {}, {}
-    frame, _ = torch.linalg.qr(H0.reshape(model.d, K, -1).mean(2))
+    frame, _ = procrustes_frame(at.H, K)
     for name, nudge in nudges.items():
         nudge = nudge * (H0.norm() / nudge.norm())
         answer = model.response(nudge, at)

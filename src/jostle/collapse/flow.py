@@ -1,7 +1,9 @@
 """The gradient flow of the central path: how collapse grows in time, exactly."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor
 from jostle.collapse.accumulator import Basis, structure
 from jostle.collapse.objective import Objective
 from jostle.core.errors import JostleError, require
+from jostle.files import write_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +41,24 @@ class Flow:
     spreads: bool
     _states: np.ndarray = field(repr=False)
     _reduced: "_Reduced" = field(repr=False)
+
+    def numbers(self) -> dict[str, Any]:
+        """The theorem's three statements, and the metrics at the start and at the end."""
+        shown = ("within", "between", "nc1_trace", "nc1", "nc2")
+        ends = {
+            f"t={float(self.times[i]):g}": {name: float(getattr(self, name)[i]) for name in shown}
+            for i in (0, -1)
+        }
+        return {"falls": self.falls, "shrinks": self.shrinks, "spreads": self.spreads, **ends}
+
+    def record(self) -> dict[str, Any]:
+        """All but the features, as a JSON object."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if not f.name.startswith("_")}
+        return {name: v.tolist() if isinstance(v, Tensor) else v for name, v in values.items()}
+
+    def save(self, path: Path) -> None:
+        """Write the record as JSON, whole or not at all."""
+        write_json(path, self.record())
 
     def features(self, index: int) -> Float[Tensor, "d N"]:
         """`H` at `times[index]`, ordered by class, on the device of `H0`."""

@@ -84,6 +84,8 @@ def measure(
     pooling: Pooling = "gap",
     passes: Literal[1, 2] = 2,
     K: int | None = None,
+    rank_tol: float = 0.0,
+    cdnv_exponent: float = 2.0,
     batch: int = 128,
     callback: Progress | None = None,
 ) -> Measured:
@@ -100,7 +102,10 @@ def measure(
     `nc3` compares; by default the last `nn.Linear`. `pooling`: `gap` averages `(batch, channels, places...)`
     over places and `(batch, tokens, channels)` over tokens, `flatten` does not; the numbers differ. `passes`:
     with 1, `nc4` and `ncc` stay unknown. `K`: classes; by default those in the labels, or as many as the head
-    has. `batch`: images at a time. `callback`: `(done, total or 0, figure)` after each batch.
+    has. Labels number the head's outputs; a head may have more of them than there are classes. If most
+    predictions are then none of the classes, the labels cannot be its numbers: a warning says so, and `nc3`
+    and `nc4` stay unknown. `rank_tol`, `cdnv_exponent`: see [`metrics`][jostle.collapse.metrics]. `batch`:
+    images at a time. `callback`: `(done, total or 0, figure)` after each batch.
     **Returns:** [`Measured`][jostle.collapse.Measured].
     **Raises:** `JostleError` for layers that are not there, no data, labels that do not fit, NaN features.
 
@@ -121,7 +126,8 @@ def measure(
     assert K is not None
     stats: dict[str, Accumulator] = {}
     total = _length(data)
-    correct = done = 0
+    correct = done = known = 0
+    numbered = True
     for attempt in range(passes):
         done = 0
         for values, labels, predicted in stream(data, batch):
@@ -129,22 +135,38 @@ def measure(
                 if attempt == 0:
                     if name not in stats:
                         stats[name] = Accumulator(
-                            K, value.shape[1], one_pass=passes == 1, device=value.device
+                            K,
+                            value.shape[1],
+                            one_pass=passes == 1,
+                            rank_tol=rank_tol,
+                            cdnv_exponent=cdnv_exponent,
+                            device=value.device,
                         )
                     _named(name, stats[name].update, value, labels)
                 else:
-                    stats[name].second_pass(value, labels, predicted)
+                    stats[name].second_pass(value, labels, predicted if numbered else None)
+            known += 0 if attempt else int((predicted < K).sum())
             correct += 0 if attempt else int((predicted == labels).sum())
             done += len(labels)
             if callback is not None:
                 callback(attempt * total + done, passes * total, f"pass {attempt + 1} of {passes}")
+        # A head that knows these classes names one of them for most samples.
+        numbered = 2 * known >= done
     require(done > 0, "data must hold at least one batch, but it is empty")
     reports = {}
     with warnings.catch_warnings(record=True) as heard:
         warnings.simplefilter("always")
         for name, acc in stats.items():
-            weight = stream.weight[:K] if name == FEATURES and stream.weight is not None else None
-            reports[name] = acc.compute(weight, pooling=pooling)
+            # The rows of the labels: each of 0 to K - 1 occurs.
+            weight = stream.weight if name == FEATURES and numbered else None
+            reports[name] = acc.compute(None if weight is None else weight[:K], pooling=pooling)
+        if not numbered:
+            warnings.warn(
+                f"the model has more outputs than the {K} classes of the labels, and {1 - known / done:.0%} of its "
+                "predictions are none of these: the labels do not number its outputs, so nc3 and nc4 "
+                "stay unknown and the accuracy means nothing",
+                stacklevel=2,
+            )
     for note in dict.fromkeys(str(item.message) for item in heard):  # once, not once a layer
         warnings.warn(note, stacklevel=2)
     return Measured(reports, correct / done)

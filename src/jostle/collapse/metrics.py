@@ -19,6 +19,8 @@ def metrics(
     *,
     K: int | None = None,
     weighting: Weighting = "class",
+    rank_tol: float = 0.0,
+    cdnv_exponent: float = 2.0,
     dtype: torch.dtype = torch.float64,
 ) -> NCReport:
     """Every usual form of neural collapse, of one set of features.
@@ -28,7 +30,9 @@ def metrics(
 
     **Arguments:** `features`: one a row, of any floating precision. `labels`: 0 to `K - 1`. `weight`, `bias`:
     of the classifier head, for `nc3` and `nc4`. `K`: classes; from the head or the largest label by default.
-    `weighting`: whether the between-class scatter weighs classes or samples. `dtype`: computed in.
+    `weighting`: whether the between-class scatter weighs classes or samples. `rank_tol`: directions of the
+    class means whose singular value is below this share of the largest are left out of `nc1`.
+    `cdnv_exponent`: of the distance in `cdnv`. `dtype`: computed in.
     **Returns:** [`NCReport`][jostle.collapse.NCReport].
     **Raises:** `JostleError` for labels out of range, an empty class, features that are not finite.
 
@@ -50,7 +54,15 @@ def metrics(
             tuple(weight.shape) == (K, features.shape[1]),
             f"weight must be ({K}, {features.shape[1]}), a row a class, but {tuple(weight.shape)} came",
         )
-    acc = Accumulator(K, features.shape[1], weighting=weighting, device=features.device, dtype=dtype)
+    acc = Accumulator(
+        K,
+        features.shape[1],
+        weighting=weighting,
+        rank_tol=rank_tol,
+        cdnv_exponent=cdnv_exponent,
+        device=features.device,
+        dtype=dtype,
+    )
     for h, y in zip(features.split(_ROWS), labels.split(_ROWS), strict=True):
         acc.update(h, y)
     for h, y in zip(features.split(_ROWS), labels.split(_ROWS), strict=True):

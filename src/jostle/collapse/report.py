@@ -34,7 +34,9 @@ class NCReport:
     `within`, `between`: `Tr S_W` and `Tr S_B`; `within_in`: the part of `Tr S_W` in the span of the class
     means. `counts`, `mean_norms`, `gram` (of the centred means), `singular_values` (of the centred means),
     `effective_rank` (the exponential of their entropy). `weighting`: whether `S_B` and the global mean weigh
-    classes or samples. `samples`, `dim`, `passes`, `pooling` (of convolutional maps), `notes`: warnings.
+    classes or samples. `rank_tol`: singular values below this share of the largest were left out of `nc1`.
+    `cdnv_exponent`: of the distance in `cdnv`, 2 as usual.
+    `samples`, `dim`, `passes`, `pooling` (of convolutional maps), `notes`: warnings.
     """
 
     nc1: float
@@ -59,6 +61,8 @@ class NCReport:
     passes: int
     weighting: str
     pooling: str = "none"
+    rank_tol: float = 0.0
+    cdnv_exponent: float = 2.0
     notes: tuple[str, ...] = ()
 
     @property

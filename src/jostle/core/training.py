@@ -119,7 +119,8 @@ def minibatches(
     )
     seen = 0
     for _ in range(epochs):
-        for indices in torch.randperm(count, generator=generator).split(size):
+        # On the CPU with its generator, whatever the default device is.
+        for indices in torch.randperm(count, generator=generator, device="cpu").split(size):
             if drop_last and len(indices) < size:
                 continue
             seen += 1

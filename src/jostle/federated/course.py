@@ -3,15 +3,16 @@
 import json
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
+from jostle.federated import checkpoints
 from jostle.federated.algorithm import Algorithm
 from jostle.federated.clients import Plan, check_targets
 from jostle.federated.engines import Engine, choose, chunks, gradient_of, noise_of
@@ -20,7 +21,7 @@ from jostle.federated.memory import LostState, Memory
 from jostle.federated.randomness import AUGMENT, torch_stream
 from jostle.federated.sampling import sample
 from jostle.federated.server import Reply, Server
-from jostle.files import whole
+from jostle.federated.shelf import Shelf
 
 if TYPE_CHECKING:
     from jostle.federated.federation import Federation
@@ -47,6 +48,7 @@ class Course:
             federation.population.ids,
             federation.weights,
             keep_states=federation.keep_states,
+            statistics=flat.statistics.start.clone() if federation.buffers == "average" else None,
         )
         active = getattr(algorithm, "aggregation", "all") == "active"
         if active and federation.fraction < 1:
@@ -54,7 +56,10 @@ class Course:
                 "aggregation='active' does not converge when some clients are absent; 'all' does",
                 stacklevel=3,
             )
-        self.memories: dict[int, Memory] = {}
+        away = federation.state_dir
+        self.memories: MutableMapping[int, Memory] = {} if away is None else Shelf(away)
+        # Running statistics that stay with the clients: no half of any sum, so they need no second phase.
+        self.statistics: dict[int, Tensor] = {}
         self.history: list[Row] = []
         self.engine: Engine | None = None if federation.engine == "auto" else federation.engine
         self._warned = False
@@ -65,6 +70,8 @@ class Course:
         **Raises:** `JostleError` for a client whose update is not finite (unless `on_bad_client="drop"`).
         """
         fed, server = self.federation, self.server
+        if isinstance(self.memories, Shelf):
+            self.memories.begin()
         started = time.perf_counter()
         t, lr = server.t, self.local.rate(server.t)
         picked = sample(len(server.ids), fed.fraction, t, seed=fed.seed, sampling=fed.sampling)
@@ -116,10 +123,32 @@ class Course:
             row["reset"] = True
         self._watch(row)
         due = fed.test is not None and (server.t % fed.evaluate_every == 0)
-        row |= fed.evaluate(server.x) if due else {}
+        row |= self._scores(accepted) if due else {}
         row["seconds"] = time.perf_counter() - started
         self.history.append(row)
         return row
+
+    def network(self, client: int | None = None) -> nn.Module:
+        """A copy of the network as the server has it, in evaluation mode.
+
+        **Arguments:** `client`: whose running statistics it gets, with `buffers="local"`; without one, those that the
+        network came with. With `buffers="average"` it gets the server's.
+        """
+        return self.federation.flat.built(self.server.x, self._statistics(client))
+
+    def _statistics(self, client: int | None) -> Tensor:
+        """The running statistics that a client starts from."""
+        if self.server.statistics is not None:
+            return self.server.statistics
+        start = self.federation.flat.statistics.start
+        return start if client is None else self.statistics.get(client, start)
+
+    def _scores(self, accepted: list[int]) -> Row:
+        fed, x = self.federation, self.server.x
+        if fed.buffers != "local":
+            return fed.evaluate(x, self.server.statistics)
+        scores = [fed.evaluate(x, self._statistics(one)) for one in accepted]
+        return {name: sum(s[name] for s in scores) / len(scores) for name in (scores[0] if scores else ())}
 
     def _load(self, client: int) -> tuple[Tensor, Tensor]:
         fed = self.federation
@@ -135,64 +164,63 @@ class Course:
         return x, y
 
     def _plan(self, client: int, held: tuple[Tensor, Tensor]) -> Plan:
-        return Plan.draw(
-            self.federation.seed,
-            self.server.t,
-            client,
-            len(held[0]),
-            self.local.epochs,
-            self.local.batch_size,
-        )
-
-    def _recall(self, client: int) -> Memory:
-        return self.memories.setdefault(client, Memory())
+        local, samples = self.local, len(held[0])
+        return Plan.draw(self.federation.seed, self.server.t, client, samples, local.epochs, local.batch_size)
 
     def _work(self, group: list[int], data: Mapping[int, tuple[Tensor, Tensor]]) -> list[tuple[Reply, float]]:
         """What some clients do, together: recall, train, propose, reply."""
         server, replies = self.server, []
-        states: dict[int, dict[str, Tensor]] = {}
+        able: dict[int, Memory] = {}
         for one in group:
-            memory, last = self._recall(one), server.last(one)
+            memory, last = self.memories.get(one) or Memory(), server.last(one)
             try:
-                states[one] = memory.recall(last, server.generation)
+                memory.recall(last, server.generation)
             except LostState:
-                if one in server.copies:
-                    memory.restore(last, server.copies[one], server.generation)
-                    states[one] = memory.committed
-                else:
+                if one not in server.copies:
                     gone = torch.zeros(0, device=server.x.device)
                     replies.append((Reply(one, server.t, gone, steps=0, lost=True), 0.0))
-        able = [one for one in group if one in states]
+                    continue
+                memory.restore(last, server.copies[one], server.generation)
+            able[one] = memory
         if able:
-            replies += self._train(able, states, data)
+            replies += self._train(able, data)
         return replies
 
     def _train(
-        self,
-        able: list[int],
-        states: Mapping[int, Mapping[str, Tensor]],
-        data: Mapping[int, tuple[Tensor, Tensor]],
+        self, memories: Mapping[int, Memory], data: Mapping[int, tuple[Tensor, Tensor]]
     ) -> list[tuple[Reply, float]]:
-        fed, server, algorithm = self.federation, self.server, self.algorithm
+        fed, server, algorithm, able = self.federation, self.server, self.algorithm, list(memories)
         held, plans = [data[one] for one in able], [self._plan(one, data[one]) for one in able]
         blank = torch.zeros_like(server.x)
         client = {
-            slot: torch.stack([states[one].get(slot, blank) for one in able])
+            slot: torch.stack([memories[one].committed.get(slot, blank).to(blank.device) for one in able])
             for slot in algorithm.client_slots
         }
         steps = torch.tensor([[float(len(p))] for p in plans], dtype=server.x.dtype, device=server.x.device)
         round = server.round(client, steps)
-        noise = noise_of(fed.flat, fed.seed, server.t, able, held, plans)
-        v, losses = train(
-            algorithm,
-            gradient_of(fed.flat, self.engine or "sequential"),
-            held,
-            plans,
-            round,
-            self.local,
-            noise,
-            None if fed.augment is None else self._augment(able),
-        )
+        running = fed.flat.statistics
+        running.write(self._statistics(able[0]))  # who has them trains alone
+        try:
+            v, losses = train(
+                algorithm,
+                gradient_of(fed.flat, self.engine or "sequential"),
+                held,
+                plans,
+                round,
+                self.local,
+                noise_of(fed.flat, fed.seed, server.t, able, held, plans),
+                None if fed.augment is None else self._augment(able),
+                fed.flat.still if running.layers else None,
+            )
+        except ValueError as error:
+            if "Expected more than 1" not in str(error):
+                raise
+            raise JostleError(
+                f"client {able[0]}: {error}; a batch of one sample has no statistics: take another batch_size"
+            ) from error
+        statistics = running.read()
+        if fed.buffers == "local" and bool(torch.isfinite(statistics).all()):
+            self.statistics[able[0]] = statistics
         delta = v - server.x
         state, uploads = algorithm.client_update(delta, round)
         norms = sum(
@@ -202,13 +230,22 @@ class Course:
         for i, one in enumerate(able):
             # Rows are copied: a view would keep the vectors of the whole group alive.
             mine = {slot: value[i].clone() for slot, value in state.items()}
-            self._recall(one).propose(server.t, mine)
+            memories[one].propose(server.t, mine)
+            self.memories[one] = memories[one]
             up = {name: value[i] for name, value in uploads.items()}
             kept = mine if server.keep_states else {}
             out.append(
                 (
                     Reply(
-                        one, server.t, delta[i], up, len(plans[i]), len(held[i][0]), float(losses[i]), kept
+                        one,
+                        server.t,
+                        delta[i],
+                        up,
+                        len(plans[i]),
+                        len(held[i][0]),
+                        float(losses[i]),
+                        kept,
+                        statistics=None if server.statistics is None else statistics,
                     ),
                     float(norms[i]),
                 )
@@ -236,10 +273,9 @@ class Course:
     def _first_bad_step(self, client: int, data: Mapping[int, tuple[Tensor, Tensor]]) -> int | None:
         """Do a client's round again, step by step, to say where it went wrong."""
         server, plan = self.server, self._plan(client, data[client])
-        memory = self._recall(client)
-        blank = torch.zeros_like(server.x)
+        committed, blank = self.memories[client].committed, torch.zeros_like(server.x)
         for k in range(1, len(plan) + 1):
-            slots = {s: memory.committed.get(s, blank)[None].clone() for s in self.algorithm.client_slots}
+            slots = {s: committed.get(s, blank).to(blank)[None].clone() for s in self.algorithm.client_slots}
             v, _ = train(
                 self.algorithm,
                 self.federation.flat.one,
@@ -260,8 +296,9 @@ class Course:
         """Bytes on the wire and minibatch gradients, of the round and so far."""
         number = self.server.x.element_size() * len(self.server.x)
         kept = len(self.algorithm.client_slots) if self.server.keep_states else 0
-        down = active * number * (1 + len(self.algorithm.broadcast))
-        up = replies * number * (1 + len(self.algorithm.uploads) + kept)
+        extra = 0 if self.server.statistics is None else self.federation.flat.statistics.size
+        down = active * (number * (1 + len(self.algorithm.broadcast)) + extra)
+        up = replies * (number * (1 + len(self.algorithm.uploads) + kept) + extra)
         before = self.history[-1] if self.history else {"total_bytes": 0, "total_gradients": 0}
         return {
             "bytes_down": down,
@@ -287,13 +324,16 @@ class Course:
     # Going on later ------------------------------------------------------------------------------------------
 
     def state(self) -> tuple[dict[str, Tensor], Row]:
-        """All that a later process needs: tensors, and numbers for JSON."""
+        """All that a later process needs: tensors, and numbers for JSON (beside `state_dir`, where there is one)."""
+        memories = {} if isinstance(self.memories, Shelf) else self.memories
         tensors = {f"server.{name}": value for name, value in self.server.tensors().items()}
-        for one, memory in self.memories.items():
+        for one, memory in memories.items():
             tensors |= {f"client.{one}.{name}": value for name, value in memory.tensors().items()}
+        tensors |= {f"statistics.{one}": value for one, value in self.statistics.items()}
         numbers = {
             "server": self.server.numbers(),
-            "clients": {str(one): memory.numbers() for one, memory in self.memories.items()},
+            "clients": {str(one): memory.numbers() for one, memory in memories.items()},
+            "run": self.memories.run if isinstance(self.memories, Shelf) else None,
             "history": self.history,
             "engine": self.engine,
             "settings": self._settings(),
@@ -307,6 +347,7 @@ class Course:
             "seed": fed.seed,
             "sampling": fed.sampling,
             "fraction": fed.fraction,
+            "buffers": fed.buffers,
         }
 
     def take_up(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
@@ -327,38 +368,29 @@ class Course:
                 who = f"client.{one}"
             split.setdefault(who, {})[rest] = value.to(self.server.x.device)
         self.server.take_up(split["server"], numbers["server"])
-        self.memories = {
-            int(one): Memory.rebuilt(split.get(f"client.{one}", {}), held)
-            for one, held in numbers["clients"].items()
-        }
+        run = numbers.get("run") or ""
+        if isinstance(self.memories, Shelf):
+            accepted = {one: self.server.last(one) for one in self.server.ids}
+            self.memories.resume(run, accepted, self.server.generation)
+        else:
+            require(not run, "the checkpoint's clients lie in its run's state_dir, but no state_dir came")
+            self.memories = {
+                int(one): Memory.rebuilt(split.get(f"client.{one}", {}), held)
+                for one, held in numbers["clients"].items()
+            }
+        self.statistics = {int(one): value for one, value in split.get("statistics", {}).items()}
         self.history = [dict(row) for row in numbers["history"]]
         self.engine = numbers["engine"]
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint (.safetensors), whole or not at all."""
-        from safetensors.torch import save
-
         path = Path(path)
         require(path.suffix == ".safetensors", f"checkpoint must end in .safetensors, but {path.name} came")
-        tensors, numbers = self.state()
-        flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-        with whole(path) as draft:
-            draft.write_bytes(save(flat, metadata={"jostle": json.dumps(numbers)}))
-        return path
+        return checkpoints.write(path, *self.state())
 
     def load(self, path: str | Path) -> None:
         """Take up a checkpoint that `save` wrote.
 
         **Raises:** `JostleError` if it is absent, broken or of another federation.
         """
-        from safetensors import SafetensorError, safe_open
-
-        path = Path(path)
-        require(path.is_file(), f"checkpoint {path} does not exist")
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                numbers = json.loads((file.metadata() or {})["jostle"])
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise JostleError(f"checkpoint {path} cannot be read ({type(error).__name__})") from error
-        self.take_up(tensors, numbers)
+        self.take_up(*checkpoints.read(Path(path)))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from jostle.core.errors import require
+from jostle.federated.buffers import RunningStatistics
 
 Noise = tuple[Tensor, ...]
 """The masks of one pass through a network, in the order in which it asks for them."""
@@ -107,8 +108,10 @@ def listen(module: nn.Module, x: Tensor) -> list[tuple[torch.Size, float]]:
     [(torch.Size([3, 2]), 0.5)]
     """
     ear = _Listening()
+    statistics = RunningStatistics(module)
     with torch.no_grad(), ear:
         module(x)
+    statistics.write(statistics.start)  # listening is no training
     return ear.heard
 
 

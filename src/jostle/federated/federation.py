@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from jostle.core.errors import require
 from jostle.federated.algorithm import Algorithm
+from jostle.federated.buffers import Buffers, check_buffers
 from jostle.federated.clients import Clients, Population
 from jostle.federated.course import Course, Row
 from jostle.federated.engines import Engine
@@ -73,6 +74,12 @@ class Federation:
     without data, or `"error"`. `transport`: what becomes of replies on their way. `keep_states`: the server holds
     a copy of every client's vectors. `on_lost_state`: a client without its vectors makes the server `"reset"` all
     corrections, or is left out (`"refuse"`). `augment`: from a client's batch and a generator to a new batch.
+    `buffers`: what becomes of running statistics (batch normalisation), which only the sequential engine can have.
+    `"error"` refuses them; `"average"`: clients start from the server's and it averages theirs, as it averages
+    models; `"local"`: each client keeps its own and none travel, and the server's model is judged with those of
+    the clients that replied, on average. The ascent's end leaves them alone.
+    `state_dir`: an empty folder for what clients remember, a memory-mapped file each, where `m*D` numbers are too
+    many for main memory; checkpoints then hold the server alone, are written every round, and go on with it.
     **Raises:** `JostleError` for settings out of range, or layers with running statistics.
 
     >>> x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
@@ -106,15 +113,10 @@ class Federation:
         keep_states: bool = False,
         augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
         evaluate_every: int = 1,
+        buffers: Buffers = "error",
+        state_dir: str | Path | None = None,
     ) -> None:
         self.flat = FlatModel(model, loss)
-        if self.flat.running:
-            names = ", ".join(map(repr, self.flat.running[:3]))
-            require(
-                False,
-                f"model has running statistics in {names}, which differ between clients and have no place in a "
-                "federated average: use jostle.federated.replace_batchnorm(model, groups=2)",
-            )
         self.population = Population(clients, count)
         require(0 < fraction <= 1, f"fraction must lie in (0, 1], but {fraction} came")
         require(seed >= 0, f"seed must be at least 0, but {seed} came")
@@ -125,6 +127,7 @@ class Federation:
             ("on_bad_client", on_bad_client, ("error", "drop")),
             ("on_empty", on_empty, ("skip", "error")),
             ("on_lost_state", on_lost_state, ("reset", "refuse")),
+            ("buffers", buffers, ("error", "average", "local")),
         ):
             require(value in allowed, f"{name} must be one of {', '.join(allowed)}, but {value!r} came")
         require(
@@ -132,10 +135,18 @@ class Federation:
             f"client_chunk must be at least 1, but {client_chunk} came",
         )
         require(evaluate_every >= 1, f"evaluate_every must be at least 1, but {evaluate_every} came")
+        require(
+            state_dir is None or not keep_states,
+            "keep_states would hold in main memory what state_dir keeps in files: give one of them",
+        )
+        self.state_dir = None if state_dir is None else Path(state_dir)
+        check_buffers(buffers, engine, self.flat.statistics.layers)
         self.test = test.tensors() if isinstance(test, Images) else test
         self.seed, self.fraction = seed, fraction
         self.sampling: Sampling = sampling
-        self.engine: Engine = engine
+        # Statistics are written in place as a client trains, so clients that have them take turns.
+        self.engine: Engine = "sequential" if self.flat.statistics.layers else engine
+        self.buffers: Buffers = buffers if self.flat.statistics.layers else "error"
         self.client_chunk, self.on_bad_client, self.on_empty = client_chunk, on_bad_client, on_empty
         self.on_lost_state, self.transport, self.keep_states = on_lost_state, transport, keep_states
         self.augment, self.evaluate_every = augment, evaluate_every
@@ -151,14 +162,17 @@ class Federation:
     def classes(self, x: Tensor) -> int | None:
         """How many classes the network tells apart: the width of its output, if that is a table of scores."""
         if not self._looked and len(x):
-            output = self.flat.output(self.flat.start, x[:1])
+            # Two samples, as a layer may normalise by the batch it sees.
+            output = self.flat.output(self.flat.start, x[:2])
             self._classes = output.shape[1] if isinstance(output, Tensor) and output.ndim == 2 else None
             self._looked = True
         return self._classes
 
-    def evaluate(self, v: Tensor) -> Row:
+    def evaluate(self, v: Tensor, statistics: Tensor | None = None) -> Row:
         """Mean loss on the test data, and accuracy where the targets are classes."""
         assert self.test is not None
+        held = self.flat.statistics
+        held.write(held.start if statistics is None else statistics)
         x, y = self.test
         total, hits = 0.0, 0
         labels = y.ndim == 1 and not y.dtype.is_floating_point
@@ -197,8 +211,9 @@ class Federation:
 
         **Arguments:** `algorithm`. `rounds`: at least 1, those of a resumed checkpoint included. `lr` to `clip_mode`:
         see [`Local`][jostle.federated.Local]. `checkpoint`: .safetensors file to keep the state in, every
-        `checkpoint_every` rounds and at the end. `resume`: a checkpoint to go on from, with the same numbers as
-        an unbroken run. `callback`: `(done, total, figure)` after each round.
+        `checkpoint_every` rounds (every round where there is a `state_dir`) and at the end. `resume`: a checkpoint
+        to go on from, with the same numbers as an unbroken run. `callback`: `(done, total, figure)` after each
+        round.
         **Returns:** a [`Federated`][jostle.federated.Federated].
         **Raises:** `JostleError` for settings out of range or a client that fails.
         """
@@ -210,14 +225,15 @@ class Federation:
             course.load(resume)
             done = course.server.t
             require(done <= rounds, f"rounds must be at least the checkpoint's {done}, but {rounds} came")
+        every = checkpoint_every if self.state_dir is None else 1
         while course.server.t < rounds:
             row = course.advance()
             done = course.server.t
-            if checkpoint is not None and (done % checkpoint_every == 0 or done == rounds):
+            if checkpoint is not None and (done % every == 0 or done == rounds):
                 course.save(checkpoint)
             if callback is not None:
                 callback(done, rounds, _figure(row))
-        return Federated(self.flat.built(course.server.x), course.history, course)
+        return Federated(course.network(), course.history, course)
 
 
 def _figure(row: Row) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad_and_value, vmap
 
 from jostle.core.errors import JostleError, require
+from jostle.federated.buffers import RunningStatistics
 from jostle.federated.dropout import Noise, Playing, has_dropout
 
 Loss = Callable[[Any, Tensor], Tensor]
@@ -60,7 +61,7 @@ class FlatModel:
         self._vector = self.start.to(self.kind, copy=True)
         for parameter, part in zip(self.parameters, self._vector.split(self.sizes), strict=True):
             parameter.data = part.view(parameter.shape)
-        self.running = running_statistics(self.module)
+        self.statistics = RunningStatistics(self.module)
         # Layers tell; dropout as a function is found out by listening to the first batch.
         self.dropout: bool | None = has_dropout(self.module) or None
         self._seen: Counter[Any] = Counter()
@@ -99,6 +100,16 @@ class FlatModel:
         return torch.cat([g.reshape(-1) for g in grads])[None].to(self.dtype), value.detach()[None].to(
             self.dtype
         )
+
+    def still(
+        self, v: Float[Tensor, "1 D"], x: Tensor, y: Tensor, noise: Noise = ()
+    ) -> tuple[Float[Tensor, "1 D"], Float[Tensor, "1"]]:
+        """As `one`, at a point where the model will not be: running statistics stay as they are."""
+        kept = self.statistics.read()
+        try:
+            return self.one(v, x, y, noise)
+        finally:
+            self.statistics.write(kept)
 
     def batched(
         self, v: Float[Tensor, "s D"], x: Tensor, y: Tensor, noise: Noise = ()
@@ -153,27 +164,15 @@ class FlatModel:
             finally:
                 self.module.train()
 
-    def built(self, v: Float[Tensor, " D"]) -> nn.Module:
-        """A copy of the user's network with the parameters `v`, in evaluation mode."""
+    def built(self, v: Float[Tensor, " D"], statistics: Float[Tensor, " B"] | None = None) -> nn.Module:
+        """A copy of the user's network with these parameters and running statistics, in evaluation mode."""
         with torch.no_grad():
             self._vector.copy_(v)
+        self.statistics.write(self.statistics.start if statistics is None else statistics)
         made = deepcopy(self.module).eval()
         for parameter in made.parameters():
             parameter.data = parameter.data.clone()
         return made
-
-
-def running_statistics(module: nn.Module) -> list[str]:
-    """Names of the layers that write running statistics as they train (batch normalisation and its like).
-
-    >>> running_statistics(nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
-    ['1']
-    """
-    return [
-        name
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.modules.batchnorm._NormBase) and layer.track_running_stats
-    ]
 
 
 def replace_batchnorm(model: nn.Module, groups: int = 2) -> nn.Module:

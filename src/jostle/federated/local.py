@@ -67,6 +67,7 @@ def train(
     local: Local,
     noise: Callable[[int, int], Noise] | None = None,
     augment: Callable[[int, int, Tensor], Tensor] | None = None,
+    ascent: Gradient | None = None,
 ) -> tuple[Float[Tensor, "s D"], Float[Tensor, " s"]]:
     """Take all local steps of a round.
 
@@ -75,9 +76,11 @@ def train(
 
     **Arguments:** `gradient`: of the loss. `data`, `plans`: of each client. `round`: the
     [`Round`][jostle.federated.Round]; its `client` vectors move. `noise`: masks of the client at a position
-    and step. `augment`: from position, step and inputs to new inputs.
+    and step. `augment`: from position, step and inputs to new inputs. `ascent`: the gradient at the ascent's end,
+    where it must be taken otherwise.
     **Returns:** the clients' models and their mean losses over the round.
     """
+    gradients = gradient, ascent or gradient
     rows, D = len(plans), len(round.start)
     v = round.start.expand(rows, D).clone()
     offset = algorithm.offset(round)
@@ -93,11 +96,11 @@ def train(
             if noise is not None:
                 drop = tuple(torch.stack(one) for one in zip(*(noise(i, k) for i in same), strict=True))
             if len(same) == rows:
-                losses += _step(algorithm, gradient, v, x, y, drop, offset, round, local)
+                losses += _step(algorithm, gradients, v, x, y, drop, offset, round, local)
                 continue
             part, inner = _rows(round, same), v[same]
             shift = None if offset is None else offset[same]
-            losses[same] += _step(algorithm, gradient, inner, x, y, drop, shift, part, local)
+            losses[same] += _step(algorithm, gradients, inner, x, y, drop, shift, part, local)
             v[same] = inner
             for name, value in part.client.items():
                 moved = round.client[name].clone()
@@ -123,7 +126,7 @@ def _rows(round: Round, same: list[int]) -> Round:
 
 def _step(
     algorithm: Algorithm,
-    gradient: Gradient,
+    gradients: tuple[Gradient, Gradient],
     v: Tensor,
     x: Tensor,
     y: Tensor,
@@ -133,10 +136,11 @@ def _step(
     local: Local,
 ) -> Tensor:
     """One local step, in place on `v`; returns the losses before it."""
-    g1, loss = gradient(v, x, y, noise)
+    first, second = gradients
+    g1, loss = first(v, x, y, noise)
     g2 = None
     if algorithm.needs_ascent:
-        g2, _ = gradient(v + algorithm.perturb(v, g1, round), x, y, noise)
+        g2, _ = second(v + algorithm.perturb(v, g1, round), x, y, noise)
     d = algorithm.direction(v, g1, g2, round)
     if local.clip_mode == "official" and offset is not None:
         d = d + offset

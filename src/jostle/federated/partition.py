@@ -9,7 +9,7 @@ from torch import Tensor
 
 from jostle.core.errors import require
 
-Scheme = Literal["dirichlet", "ragged", "pathological", "iid"]
+Scheme = Literal["dirichlet", "official", "ragged", "pathological", "iid"]
 
 
 def partition(
@@ -22,13 +22,14 @@ def partition(
     seed: int = 0,
     min_size: int = 1,
 ) -> list[Int[Tensor, " held"]]:
-    """Give every sample to one client at most, and none twice.
+    """Give every sample to one client at most, and none twice (but for `"official"`).
 
     `"dirichlet"`: equal sizes; each client draws its class shares from a symmetric Dirichlet distribution and its
-    samples by them, among the classes that still have samples (the official program refills a class that ran out,
-    so that samples repeat; here none does). `"ragged"`: each class is cut by Dirichlet shares over the clients, so
-    sizes differ (Yurochkin et al. 2019); it is drawn anew until all have `min_size`. `"pathological"`:
-    `classes_per_client` classes each, a class shared equally by those who have it (after
+    samples by them, among the classes that still have samples. `"official"`: as FedSpeed's official program draws:
+    equal sizes, and a class that ran out is *refilled*, so that shares stay as drawn, but samples repeat across
+    clients and within them, and others go to nobody. `"ragged"`: each class is cut by Dirichlet shares over the
+    clients, so sizes differ (Yurochkin et al. 2019); it is drawn anew until all have `min_size`.
+    `"pathological"`: `classes_per_client` classes each, a class shared equally by those who have it (after
     McMahan et al. 2017). `"iid"`: a shuffle, cut.
 
     **Arguments:** `y`: labels, from 0. `clients`: at least 1 and at most one a sample. `concentration`: of the
@@ -58,6 +59,8 @@ def partition(
     rng = np.random.RandomState(seed)
     if scheme == "dirichlet":
         parts = _dirichlet(rng, labels, clients, concentration)
+    elif scheme == "official":
+        parts = _refilled(rng, labels, clients, concentration)
     elif scheme == "ragged":
         parts = _ragged(rng, labels, clients, concentration, min_size)
     elif scheme == "pathological":
@@ -65,7 +68,9 @@ def partition(
     elif scheme == "iid":
         parts = np.array_split(rng.permutation(count), clients)
     else:
-        require(False, f"scheme must be dirichlet, ragged, pathological or iid, but {scheme!r} came")
+        require(
+            False, f"scheme must be dirichlet, official, ragged, pathological or iid, but {scheme!r} came"
+        )
         raise AssertionError
     return [torch.from_numpy(np.asarray(part, dtype=np.int64)) for part in parts]
 
@@ -88,6 +93,31 @@ def _dirichlet(
             chance = chance if chance.sum() > 0 else left.astype(float)
             part.append(pools[rng.choice(len(pools), p=chance / chance.sum())].pop())
         parts.append(part)
+    return parts
+
+
+def _refilled(
+    rng: np.random.RandomState, labels: np.ndarray, clients: int, concentration: float
+) -> list[list[int]]:
+    """Samples dealt to clients in random turns; who draws a class that has run out refills it and draws again."""
+    order = rng.permutation(len(labels))
+    pools = [order[labels[order] == k] for k in np.unique(labels)]
+    bounds = np.cumsum(rng.dirichlet([concentration] * len(pools), clients), axis=1)
+    left = [len(pool) for pool in pools]
+    size = len(labels) // clients
+    parts: list[list[int]] = [[] for _ in range(clients)]
+    todo = size * clients
+    while todo:
+        i = rng.randint(clients)
+        if len(parts[i]) == size:
+            continue
+        k = min(int(np.searchsorted(bounds[i], rng.uniform())), len(pools) - 1)
+        while not left[k]:
+            left[k] = len(pools[k])
+            k = min(int(np.searchsorted(bounds[i], rng.uniform())), len(pools) - 1)
+        left[k] -= 1
+        parts[i].append(int(pools[k][left[k]]))
+        todo -= 1
     return parts
 
 

@@ -20,6 +20,7 @@ class Reply:
     `client`: its id. `round`: which round it answers. `delta`: how far its model moved, `(D,)`. `uploads`: what
     the algorithm asks for beside it. `steps`: local steps taken. `samples`: it holds. `loss`: mean over the round.
     `state`: its new vectors, where the server keeps copies. `lost`: it has no vectors, and did not train.
+    `statistics`: its running statistics, where the server averages them.
     """
 
     client: int
@@ -31,6 +32,7 @@ class Reply:
     loss: float = float("nan")
     state: Mapping[str, Tensor] = field(default_factory=dict)
     lost: bool = False
+    statistics: Tensor | None = None
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Server:
 
     **Arguments:** `algorithm`; `x`: the model, `(D,)`. `ids`: of all clients. `weights`: each client's share
     `p_i` of the objective; uniform if left out. `keep_states`: hold a copy of every client's vectors, to give it
-    back to one that lost them (`m*D` numbers a slot).
+    back to one that lost them (`m*D` numbers a slot). `statistics`: running statistics that are averaged as the
+    model is, over the clients that replied.
 
     >>> from jostle.federated.averaging import FedAvg
     >>> server = Server(FedAvg(), torch.zeros(1), (0, 1))
@@ -60,6 +63,7 @@ class Server:
     ids: tuple[int, ...]
     weights: Mapping[int, float] | None = None
     keep_states: bool = False
+    statistics: Tensor | None = None
     t: int = 0
     generation: int = 0
     vectors: dict[str, Tensor] = field(default_factory=dict)
@@ -122,6 +126,16 @@ class Server:
                 )
             if not bool(torch.isfinite(value).all()):
                 return f"{who}: {name} holds NaN or infinity in round {self.t}"
+        if self.statistics is not None:
+            got = reply.statistics
+            if got is None or got.shape != self.statistics.shape or got.dtype != self.statistics.dtype:
+                came = "none" if got is None else f"{tuple(got.shape)} of {got.dtype}"
+                return (
+                    f"{who}: statistics must be {tuple(self.statistics.shape)} of {self.statistics.dtype}, but {came} "
+                    "came"
+                )
+            if not bool(torch.isfinite(got).all()):
+                return f"{who}: statistics hold NaN or infinity in round {self.t}"
         if reply.steps < 1:
             return f"{who}: steps must be at least 1, but {reply.steps} came"
         self._replies[reply.client] = reply
@@ -145,6 +159,10 @@ class Server:
                 f"the server's model is not finite after round {self.t}: lower lr or look at the clients' updates",
             )
             self.x, self.vectors = x, vectors
+            if self.statistics is not None:
+                share = (replies.weights / replies.weights.sum()).to(self.statistics)
+                held = [self._replies[one].statistics for one in chosen]
+                self.statistics = (share * torch.stack([s.to(share) for s in held if s is not None])).sum(0)
             for one in chosen:
                 self.accepted[one] = self.t
                 if self.keep_states:
@@ -175,7 +193,8 @@ class Server:
     def tensors(self) -> dict[str, Tensor]:
         """All that a later process needs, as tensors."""
         copies = {f"copy.{i}.{k}": v for i, held in self.copies.items() for k, v in held.items()}
-        return {"x": self.x, **{f"vector.{k}": v for k, v in self.vectors.items()}, **copies}
+        extra = {} if self.statistics is None else {"statistics": self.statistics}
+        return {"x": self.x, **{f"vector.{k}": v for k, v in self.vectors.items()}, **copies, **extra}
 
     def numbers(self) -> dict[str, Any]:
         """The rest of it, as JSON."""
@@ -214,6 +233,8 @@ class Server:
             elif kind == "copy":
                 one, _, slot = rest.partition(".")
                 self.copies.setdefault(int(one), {})[slot] = value.to(place)
+            elif kind == "statistics":
+                self.statistics = value.to(place)
         self.t, self.generation = int(numbers["t"]), int(numbers["generation"])
         self.accepted = {int(i): int(t) for i, t in numbers["accepted"].items()}
 

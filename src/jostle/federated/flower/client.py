@@ -55,7 +55,10 @@ def make_client_app(
     def held(client: int) -> tuple[FlatModel, tuple[Tensor, Tensor]]:
         if not models:
             flat = FlatModel(model_fn(), loss)
-            require(not flat.running, "model has running statistics: use replace_batchnorm(model, groups=2)")
+            require(
+                not flat.statistics.layers,
+                "model has running statistics: use replace_batchnorm(model, groups=2)",
+            )
             models.append(flat)
         if client not in data:
             x, y = Population(data_fn, client + 1).load(client)

@@ -1,6 +1,5 @@
 """The server's half of a federation on Flower: a strategy around the server that the other engines use too."""
 
-import json
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -10,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from torch import nn
 
 from jostle.core.errors import JostleError, optional, require
+from jostle.federated import checkpoints
 from jostle.federated.algorithm import Algorithm
 from jostle.federated.flat import FlatModel
 from jostle.federated.flower.records import FLWR, arrays_of, read, record, reply_of
 from jostle.federated.local import Local
 from jostle.federated.sampling import Sampling, sample
 from jostle.federated.server import Server
-from jostle.files import plain, whole
+from jostle.files import plain
 
 if TYPE_CHECKING:
     from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -212,22 +212,11 @@ class FederatedStrategy(Strategy):
         self.server.weights = {one: n / total for one, n in self._sizes.items()}
 
     def _save(self, path: Path) -> None:
-        from safetensors.torch import save
-
-        tensors = {k: v.detach().cpu().contiguous().clone() for k, v in self.server.tensors().items()}
         note = {"server": self.server.numbers(), "history": self.history, "sizes": self._sizes}
-        with whole(path) as draft:
-            draft.write_bytes(save(tensors, metadata={"jostle": json.dumps(plain(note))}))
+        checkpoints.write(path, self.server.tensors(), plain(note))
 
     def _load(self, path: Path) -> None:
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-                note = json.loads((file.metadata() or {})["jostle"])
-        except (SafetensorError, OSError, ValueError, KeyError) as error:
-            raise JostleError(f"checkpoint {path} cannot be read ({type(error).__name__})") from error
+        tensors, note = checkpoints.read(path)
         self.server.take_up(tensors, note["server"])
         self.history = note["history"]
         self._sizes.update({int(one): n for one, n in note["sizes"].items()})
