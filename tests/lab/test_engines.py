@@ -34,6 +34,13 @@ def test_a_failing_task_raises_its_own_error():
         list(parallel(math.sqrt, [1, -1], jobs=2))
 
 
+def test_who_has_enough_may_leave():
+    for index, root in parallel(math.sqrt, ITEMS * 3, jobs=2):
+        assert root == math.sqrt((ITEMS * 3)[index])
+        break
+    assert sorted(parallel(math.sqrt, ITEMS, jobs=2)) == ROOTS
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="dask's distributed is not installed"
 )

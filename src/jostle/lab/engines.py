@@ -1,5 +1,6 @@
 """Independent tasks (seeds, sweeps, shards) on one machine or on an existing cluster, through joblib."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Literal, TypeVar
@@ -39,7 +40,18 @@ def parallel(
         # Ray's joblib backend hands all results over at the end.
         pool = joblib.Parallel(n_jobs=jobs, return_as="list" if engine == "ray" else "generator_unordered")
         results: Any = pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
-        yield from results
+        try:
+            for result in results:
+                yield result
+        finally:
+            _close(results)
+
+
+def _close(results: Any) -> None:
+    """Give up what has not been fetched, without joblib's word that it is given up."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "[0-9]+ tasks which were still being processed", UserWarning)
+        getattr(results, "close", lambda: None)()
 
 
 def _task(function: Callable[[Item], Any], index: int, item: Item) -> tuple[int, Any]:
