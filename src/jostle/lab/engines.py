@@ -41,7 +41,7 @@ def parallel(
         pool = joblib.Parallel(n_jobs=jobs, return_as="list" if engine == "ray" else "generator_unordered")
         results: Any = pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
         try:
-            for result in results:
+            for result in results:  # noqa: UP028 - `yield from` would close the results itself, with joblib's warning
                 yield result
         finally:
             _close(results)
