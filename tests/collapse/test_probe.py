@@ -72,6 +72,12 @@ def test_the_error_of_the_prediction_falls_with_the_noise() -> None:
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.05)
 
 
+def test_a_nudge_too_large_for_the_first_order_is_said() -> None:
+    with pytest.warns(UserWarning, match="the prediction is off by"):
+        found = response((IMAGES, LABELS), beta=0.3, size=1.0, generator=gen(1))
+    assert found.error > 0.2
+
+
 def test_a_sweep_is_its_minimisers() -> None:
     seen: list[tuple[int, int]] = []
     found = sweep(
