@@ -72,6 +72,12 @@ def test_the_error_of_the_prediction_falls_with_the_noise() -> None:
     assert errors[0] / errors[1] == pytest.approx(10, rel=0.05)
 
 
+def test_a_nudge_too_large_for_the_first_order_is_said() -> None:
+    with pytest.warns(UserWarning, match="the prediction is off by"):
+        found = response((IMAGES, LABELS), beta=0.3, size=1.0, generator=gen(1))
+    assert found.error > 0.2
+
+
 def test_a_sweep_is_its_minimisers() -> None:
     seen: list[tuple[int, int]] = []
     found = sweep(
@@ -97,6 +103,7 @@ def test_questions_without_an_answer_are_refused() -> None:
     data, wide = (IMAGES, LABELS), (IMAGES, torch.arange(60) % 10)
     for call, sentence in (
         (lambda: flow(data, until=0.0), "until must be above 0"),
+        (lambda: flow(data, layer="2"), "layer needs a model"),
         (lambda: flow(data, points=1), "points must be at least 2"),
         (lambda: flow(data, per_class=0), "per_class must be at least 1"),
         (lambda: flow((IMAGES, 2 * LABELS)), "every class must have a sample"),
@@ -128,7 +135,7 @@ def build():
     [
         ("flow", ["--until", "0.5", "--points", "3"], {"times", "nc1_trace", "falls"}),
         ("response", ["--bits", "8", "--beta", "3"], {"share", "error", "before", "after"}),
-        ("sweep", ["--lam-h", "0.005", "0.01", "--beta", "3"], {"given", "rows"}),
+        ("sweep", ["--lam-h", "0.005", "0.01", "--beta", "100"], {"given", "rows"}),
     ],
 )
 def test_from_the_shell(tmp_path, capsys, verb: str, options: list[str], keys: set[str]) -> None:
@@ -142,6 +149,7 @@ def test_from_the_shell(tmp_path, capsys, verb: str, options: list[str], keys: s
 
 
 def test_real_digits_collapse_under_the_tie() -> None:
-    found = sweep(load_data("digits"), beta=(1.0, 10.0))
+    found = sweep(load_data("digits"), beta=(30.0, 300.0))
+    assert all(found.converged)
     near, far = (report.nc1_trace for report in found.reports)
     assert near < far < found.given.nc1_trace

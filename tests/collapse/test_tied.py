@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jostle.collapse import TiedModel, bank, frame, metrics
+from jostle.collapse import TiedModel, bank, frame, metrics, tied_to
 from jostle.core.errors import JostleError
+from jostle.zoo import load_data
 
 SMALL = TiedModel(K=3, n=4, d=5, lam_w=0.3, lam_h=0.2, beta=20.0)
 
@@ -99,6 +100,17 @@ def test_minimise_returns_to_collapse_from_collapse() -> None:
 def test_minimise_says_when_it_did_not_converge() -> None:
     model = TiedModel(3, 4, 5, 0.3, 0.2, 0.01)
     assert not model.minimise(randn(5, 12), max_steps=2, newton=False).converged
+
+
+def test_minimise_goes_on_past_a_saddle() -> None:
+    # Real pixels with a weak tie: the gradient shrinks towards a saddle, and grows again while the value falls.
+    digits = load_data("digits")
+    x, y = torch.stack([digits[i][0] for i in range(400)]).flatten(1), digits.labels[:400]
+    model, H0 = tied_to((x - x.mean()) / x.std(), y, beta=10.0, per_class=20)
+    at = model.minimise(H0)
+    assert at.converged
+    left = model.minimise(H0, max_steps=160, newton=False)
+    assert at.value < left.value < model.value(model.classifier(H0), H0, H0)
 
 
 def test_without_given_features_it_is_the_free_model_with_a_shifted_penalty() -> None:

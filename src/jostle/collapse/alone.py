@@ -30,24 +30,25 @@ def nc1(statistics: Accumulator) -> float:
     scatter, counts, K = statistics.scatter, statistics.counts, statistics.K
     require(scatter is not None, "statistics must be of one pass: make the Accumulator with one_pass=True")
     assert scatter is not None
-    require(bool((counts > 0).all()), "every class must have a sample, but at least one has none")
-    total = counts.sum()
-    share = (
-        torch.full_like(statistics.means[:, 0], 1 / K)
-        if statistics.weighting == "class"
-        else counts / total.to(scatter.dtype)
-    )
-    root = share.sqrt()
-    centred = (statistics.means - share @ statistics.means) * root[:, None]
-    gram = centred @ centred.T
-    size = gram.diagonal().mean()
-    factor, failed = torch.linalg.cholesky_ex(gram + size * torch.outer(root, root))
-    pivots = factor.diagonal()
-    if int(failed) or not bool(pivots.min() > SQUARED * pivots.max()):
+    require(int(counts.min()) > 0, "every class must have a sample, but at least one has none")
+    total = int(counts.sum())
+    if statistics.weighting == "class":
+        centred = (statistics.means - statistics.means.mean(0)) * K**-0.5
+        gram = centred @ centred.T
+        lifted = gram + gram.trace() / K**2  # n has equal entries
+    else:
+        share = counts.to(scatter.dtype) / total
+        root = share.sqrt()
+        centred = (statistics.means - share @ statistics.means) * root[:, None]
+        gram = centred @ centred.T
+        lifted = gram + gram.trace() / K * torch.outer(root, root)
+    factor, failed = torch.linalg.cholesky_ex(lifted)
+    low, high = (float(pivot) for pivot in factor.diagonal().aminmax())
+    if int(failed) or not low > SQUARED * high:
         basis = Basis(statistics.means, counts, statistics.weighting)
         if basis.between == 0:
             return float("inf")
         rows = (basis.span @ basis.whiten).T
     else:
         rows = torch.cholesky_solve(centred, factor)
-    return float(torch.tensordot(rows @ scatter, rows) / (total * K))
+    return float(torch.vdot((rows @ scatter).reshape(-1), rows.reshape(-1))) / (total * K)

@@ -1,5 +1,6 @@
 """The exact minimiser of the near-features model: alternation, then Newton's method where it is slow."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +56,7 @@ def minimise(
     W = model.classifier(H)
     size = best = _size(model, W, H, H0)
     steps = newton_steps = stalled = 0
+    lowest = math.inf
     patience, next_try = 10, 10
     while size > goal and steps < max_steps and stalled < 20:
         H = model.tied(W, H0)
@@ -70,8 +72,13 @@ def minimise(
             else:
                 W, H, size = found
                 newton_steps += 1
-        # At the floor of rounding nothing improves any more.
-        stalled = stalled + 1 if size > 0.999 * best else 0
+        if size <= 0.999 * best:
+            stalled = 0
+        else:
+            # Past a saddle the gradient grows while the objective falls; at the floor of rounding neither improves.
+            value = model.value(W, H, H0)
+            stalled = 0 if value < lowest * (1 - 1e-14) else stalled + 1
+            lowest = min(lowest, value)
         best = min(best, size)
     return Minimum(
         W=W,
