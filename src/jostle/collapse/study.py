@@ -44,10 +44,10 @@ class Config:
     greedy_seeds: int = 3
     depth: int = 6
     width: int = 256
-    greedy_epochs: int = 30
+    greedy_epochs: int = 20
     network: str = "mlp"
     losses: tuple[str, ...] = ("mse",)
-    decay_seeds: int = 3
+    decay_seeds: int = 2
     decay_epochs: int = 60
     every: int = 5
     starts: int = 10
