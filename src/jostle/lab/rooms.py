@@ -30,15 +30,6 @@ ROOMS: dict[str, Room] = {
     room.key: room
     for room in (
         Room(
-            "collapse",
-            "Neural collapse and its response",
-            "Perturbation Analysis of Neural Collapse",
-            2023,
-            "2210.16658",
-            "How far the features of a classifier have collapsed, layer by layer, and how collapse answers a nudge.",
-            ("mlxtend",),
-        ),
-        Room(
             "universal",
             "Data-free universal perturbations",
             "Generalizable Data-free Objective for Crafting Universal Adversarial Perturbations (GD-UAP)",
@@ -52,6 +43,15 @@ ROOMS: dict[str, Room] = {
                 "sklearn",
                 "mlxtend",
             ),
+        ),
+        Room(
+            "smoothing",
+            "Certified robustness by smoothing",
+            "Robust Representation Consistency Model via Contrastive Denoising (rRCM)",
+            2025,
+            "2501.13094",
+            "Certified radii of any classifier with few samples, and training that makes them large.",
+            ("sklearn", "pyarrow"),
         ),
         Room(
             "style",
@@ -73,24 +73,6 @@ ROOMS: dict[str, Room] = {
             ("gymnasium", "stable_baselines3"),
         ),
         Room(
-            "disk",
-            "Phase spirals of galactic disks",
-            "A Comprehensive Perturbative Formalism for Phase Mixing in Perturbed Disks. II",
-            2023,
-            "2303.00034",
-            "How a galaxy's disk answers a passing satellite, a bar or a kick, and how its phase spirals wind up.",
-            ("galpy", "astropy"),
-        ),
-        Room(
-            "smoothing",
-            "Certified robustness by smoothing",
-            "Robust Representation Consistency Model via Contrastive Denoising (rRCM)",
-            2025,
-            "2501.13094",
-            "Certified radii of any classifier with few samples, and training that makes them large.",
-            ("sklearn", "pyarrow"),
-        ),
-        Room(
             "federated",
             "Federated optimisation",
             "FedSpeed: Larger Local Interval, Less Communication Round, and Higher Generalization Accuracy",
@@ -98,15 +80,6 @@ ROOMS: dict[str, Room] = {
             "2302.10429",
             "One network trained over many clients whose data stay with them, in fewer rounds.",
             ("mlxtend",),
-        ),
-        Room(
-            "timescales",
-            "Timescales of memory networks",
-            "Emergent mechanisms for long timescales depend on training curriculum "
-            "and affect performance in memory tasks",
-            2024,
-            "2309.12927",
-            "Networks that learn to remember, the time constants they end up with, and what breaks them.",
         ),
         Room(
             "quantization",
@@ -125,6 +98,33 @@ ROOMS: dict[str, Room] = {
                 "sklearn",
                 "mlxtend",
             ),
+        ),
+        Room(
+            "collapse",
+            "Neural collapse and its response",
+            "Perturbation Analysis of Neural Collapse",
+            2023,
+            "2210.16658",
+            "How far the features of a classifier have collapsed, layer by layer, and how collapse answers a nudge.",
+            ("mlxtend",),
+        ),
+        Room(
+            "timescales",
+            "Timescales of memory networks",
+            "Emergent mechanisms for long timescales depend on training curriculum "
+            "and affect performance in memory tasks",
+            2024,
+            "2309.12927",
+            "Networks that learn to remember, the time constants they end up with, and what breaks them.",
+        ),
+        Room(
+            "disk",
+            "Phase spirals of galactic disks",
+            "A Comprehensive Perturbative Formalism for Phase Mixing in Perturbed Disks. II",
+            2023,
+            "2303.00034",
+            "How a galaxy's disk answers a passing satellite, a bar or a kick, and how its phase spirals wind up.",
+            ("galpy", "astropy"),
         ),
     )
 }
