@@ -196,6 +196,7 @@ def test_a_wide_radius_is_noted(digits_model):
 
 def test_dead_networks_are_refused_and_single_dead_taps_noted():
     net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.ReLU()).eval()
+    net[0].bias.data.fill_(2.0)  # alive whatever its weights are
     net[2].bias.data.fill_(-100.0)
     with pytest.warns(UserWarning, match="1 of 2 taps are dead"):
         crafted(net, steps=1)
