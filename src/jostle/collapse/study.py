@@ -44,11 +44,11 @@ class Config:
     greedy_seeds: int = 3
     depth: int = 6
     width: int = 256
-    greedy_epochs: int = 20
+    greedy_epochs: int = 15
     network: str = "mlp"
     losses: tuple[str, ...] = ("mse",)
     decay_seeds: int = 2
-    decay_epochs: int = 60
+    decay_epochs: int = 50
     every: int = 5
     starts: int = 10
     bank: int = 100
