@@ -1,6 +1,7 @@
 """Networks that are told how noisy their input is, and what is put on them."""
 
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from jostle.core.taps import first_tensor
 from jostle.smoothing.schedule import input_scale, snapped, time_condition, time_embedding
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module, ABC):
     """Features of a noisy image in [-1, 1]: `encoder(z_t, t)`; what rRCM trains.
 
     The input is scaled by `c_in(t)`; `_features(scaled, condition)` is the network's own part, with one condition an
@@ -33,8 +34,9 @@ class Encoder(nn.Module):
         scale = input_scale(times).reshape(-1, *[1] * (z.ndim - 1))
         return self._features(z * scale.to(z.dtype), time_condition(times))
 
+    @abstractmethod
     def _features(self, scaled: Tensor, condition: Tensor) -> Tensor:
-        raise NotImplementedError
+        """Features of the scaled input under the time's condition."""
 
     def layer_of(self, name: str) -> int:
         """Depth of a parameter: 0 for the embedding, `i + 1` for block `i`, `depth + 1` beyond."""
