@@ -258,4 +258,4 @@ def _report(row: Mapping[str, Any]) -> NCReport:
     return NCReport(**{**values, "notes": tuple(row["notes"])})
 
 
-STUDY = Study("collapse", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)
+STUDY = Study("collapse", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS, data_parallel=True)

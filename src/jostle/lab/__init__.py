@@ -3,6 +3,7 @@
 from jostle.lab.claims import Claim
 from jostle.lab.demo import tour
 from jostle.lab.engines import parallel
+from jostle.lab.processes import Processes
 from jostle.lab.report import write_index, write_report
 from jostle.lab.running import resume, run, start
 from jostle.lab.runs import Run, Stage
@@ -10,6 +11,7 @@ from jostle.lab.study import Study
 
 __all__ = [
     "Claim",
+    "Processes",
     "Run",
     "Stage",
     "Study",

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
@@ -30,7 +30,7 @@ class Config:
     a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS, or
     `each` in turn with a network of the zoo. `lists`: a folder with the official split lists of PACS. `seeds`,
     `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a network of the zoo.
-    `leave_one_out`: train on three domains. `precision`: of the network. `device`: `auto` takes the GPU if there is
+    `leave_one_out`: train on three domains. `half`: the network in bfloat16. `device`: `auto` takes the GPU if there is
     one. `jobs`, `engine`: trainings at a time, and who runs them; several share a GPU. `radii`, `attacked`,
     `attack_steps`: of the worst-style curve. `retrieval`: methods compared in finding digits that were no classes of
     the training again in the other set, for `digits` only.
@@ -51,7 +51,7 @@ class Config:
     test_limit: int = 400
     at: str = "auto"
     leave_one_out: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    half: bool = False
     device: str = "auto"
     jobs: int = 1
     engine: Engine = "loky"
@@ -64,7 +64,7 @@ class Config:
 WHOLE = {
     "data": "PACS",
     "source": "each",
-    "precision": "bfloat16",
+    "half": True,
     "epochs": 50,
     "batch": 64,
     "lr": 1e-3,
@@ -220,7 +220,7 @@ def _case(config: Config) -> tuple[Case, list[int]]:
         for key in plan.keys() & {"epochs", "batch", "lr"}:
             plan[key] = getattr(config, key) or plan[key]
         split = "official" if config.lists else "drawn"
-        return Protocol(**plan, precision=config.precision, split=split)
+        return Protocol(**plan, half=config.half, split=split)
 
     data = PACS_ARCHIVE if config.data == "PACS" else config.data
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
@@ -368,4 +368,4 @@ def _retrieval_report(run: Run, case: Case, rows: Sequence[Mapping[str, Any]]) -
     }
 
 
-STUDY = Study("style", PRESETS, run, CLAIMS)
+STUDY = Study("style", PRESETS, run, CLAIMS, data_parallel=True)
