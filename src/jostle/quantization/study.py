@@ -373,4 +373,4 @@ def _figures(run: Run, digits: dict[str, Any], curvature: dict[str, Any], lite: 
 
 
 CLAIMS: tuple[Claim, ...] = ROWS
-STUDY = Study("quantization", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS, data_parallel=True)
+STUDY = Study("quantization", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)
