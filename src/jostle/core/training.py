@@ -91,10 +91,11 @@ class Trainer:
                 loss.backward()
             else:
                 self.fabric.backward(loss)
-            if self.clip is not None and self.fabric is None:
-                torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
-            elif self.clip is not None:
-                self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.clip)
+            if self.clip is not None:
+                if self.fabric is None:
+                    torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.clip)
+                else:
+                    self.fabric.clip_gradients(self.model, self.optimiser, max_norm=self.clip)
             self.optimiser.step()
             if self.schedule is not None:
                 self.schedule.step()

@@ -8,6 +8,7 @@ from jostle.lab.report import write_index, write_report
 from jostle.lab.running import resume, run, start
 from jostle.lab.runs import Run, Stage
 from jostle.lab.study import Study
+from jostle.lab.sweeps import sweep
 
 __all__ = [
     "Claim",
@@ -19,6 +20,7 @@ __all__ = [
     "resume",
     "run",
     "start",
+    "sweep",
     "tour",
     "write_index",
     "write_report",

@@ -17,6 +17,7 @@ from jostle.lab.rooms import load_study
 from jostle.lab.runs import Run
 from jostle.lab.study import rebuild
 
+
 @dataclass(frozen=True)
 class Processes:
     """On how many processes a study trains, and in which precision.

@@ -1,6 +1,6 @@
 """The study of AdvStyle: paired comparisons under a domain shift, worst styles, and the space of styles."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 import torch
 
 from jostle.core.statistics import t_interval
-from jostle.lab import Run, Stage, Study, parallel
+from jostle.lab import Run, Study
 from jostle.lab.engines import Engine
+from jostle.lab.sweeps import sweep
 from jostle.style import figures
 from jostle.style.attack import StyleCurve
 from jostle.style.cases import PACS_ARCHIVE, Case, digits_case, network_case, pacs_case
@@ -117,7 +118,16 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         for i in range(len(case.plans))
         for method in config.methods
     }
-    kept = run.stage("trials", lambda stage: _trials(config, run, stage, tasks))
+    kept = sweep(
+        run,
+        "trials",
+        carry_out,
+        tasks,
+        engine=config.engine,
+        jobs=config.jobs,
+        figure=lambda item: f"{item['trial']['method']} {_rebuilt(item['trial']).macro:.1f} %",
+        rows=lambda _, item: [{key: value for key, value in item["trial"].items() if key != "history"}],
+    )
     trials = [_rebuilt(item["trial"]) for item in kept.values()]
     again = {
         f"{method} seed {seed} plan {i}": Task(config, method, seed, i, False)
@@ -125,7 +135,16 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         for i in range(len(case.plans) if case.known else 0)
         for method in (UNTRAINED, *config.retrieval)
     }
-    found = run.stage("retrieval", lambda stage: _retrievals(config, run, stage, again)) if again else {}
+    found = sweep(
+        run,
+        "retrieval",
+        find_again,
+        again,
+        engine=config.engine,
+        jobs=config.jobs,
+        figure=lambda item: f"{item['method']} {item['mean_ap']:.1f} mAP",
+        rows=lambda _, item: [item],
+    )
     _domains.cache_clear()
     probes = {item["trial"]["method"]: item for item in kept.values() if "curve" in item}
     metrics = _report(config, run, case, seeds, trials, probes)
@@ -141,50 +160,6 @@ class Task:
     seed: int
     plan: int
     probe: bool
-
-
-def _trials(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """All trainings."""
-
-    def told(item: dict[str, Any]) -> str:
-        run.log(**{key: value for key, value in item["trial"].items() if key != "history"})
-        return f"{item['trial']['method']} {_rebuilt(item['trial']).macro:.1f} %"
-
-    return _all(config, run, stage, tasks, carry_out, told)
-
-
-def _retrievals(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """All trainings for retrieval."""
-
-    def told(item: dict[str, Any]) -> str:
-        run.log(**item)
-        return f"{item['method']} {item['mean_ap']:.1f} mAP"
-
-    return _all(config, run, stage, tasks, find_again, told)
-
-
-def _all(
-    config: Config,
-    run: Run,
-    stage: Stage,
-    tasks: Mapping[str, Task],
-    function: Callable[["Task"], dict[str, Any]],
-    told: Callable[[dict[str, Any]], str],
-) -> dict[str, Any]:
-    """Carry out all tasks; a killed run keeps those that are done. `told`: logs a result, and says it shortly."""
-    stage.every = 0.0
-    done: dict[str, Any] = stage.load() or {}
-    left = [name for name in tasks if name not in done]
-    with run.progress(stage.name, len(tasks)) as advance:
-        advance("", steps=len(done))
-        for i, item in parallel(
-            function, [tasks[name] for name in left], engine=config.engine, jobs=config.jobs
-        ):
-            done[left[i]] = item
-            said = told(item)
-            stage.save(done)
-            advance(said)
-    return {name: done[name] for name in tasks}
 
 
 def carry_out(task: Task) -> dict[str, Any]:
