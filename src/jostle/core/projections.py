@@ -39,8 +39,8 @@ def l2(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
 
     In `q = s^2` the squared norm `sum min(q u^2, b^2)` (`b` the bound on the side of `u`) is concave,
     increasing and piecewise linear, so Newton's method from `s = radius / ||u||`, which is on the left of the
-    root, climbs to it in finitely many steps: one or two, as a rule. Where entries are many and hardly any rests on a bound its
-    first step is along the chord from the origin: also from the left, and without a pass over them for the slope.
+    root, climbs to it in finitely many steps: one or two, as a rule. Where entries are many and hardly any rests on
+    a bound its first step is along the chord from the origin: also from the left, and without a pass for the slope.
 
     >>> import torch
     >>> box = torch.tensor([[1.0, 10.0]])
