@@ -1,11 +1,14 @@
 import torch
 
+import pytest
+
 from jostle import Linf
 from jostle.universal.dense_task import SIDE, judge_segmentation, segmentation_task
 from jostle.universal.noise import sign_noise
 from jostle.zoo import load_data, load_model
 
 
+@pytest.mark.study
 def test_a_small_task_is_trained_and_judged_on_what_it_never_saw(generator, monkeypatch):
     from jostle.universal import dense_task
 
