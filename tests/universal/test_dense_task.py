@@ -1,6 +1,5 @@
-import torch
-
 import pytest
+import torch
 
 from jostle import Linf
 from jostle.universal.dense_task import SIDE, judge_segmentation, segmentation_task
