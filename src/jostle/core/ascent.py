@@ -143,7 +143,9 @@ class Ascent:
         self.best_value, self.value, self.state = state["best_value"], state["value"], dict(state["state"])
 
     def _differentiate(self, u: Tree) -> tuple[Tensor, list[Tensor]]:
-        if isinstance(u, Tensor):  # without the detour over trees: for a small network it costs as much as a layer
+        if isinstance(
+            u, Tensor
+        ):  # without the detour over trees: for a small network it costs as much as a layer
             point = u.detach().requires_grad_()
             leaves: list[Tensor] = [point]
         else:
@@ -163,21 +165,21 @@ class Ascent:
         self.value = value
         if not self.track:
             return
+        count = value.shape[0]  # len() of a tensor takes as long as an addition of tensors
         shape = leaves_of(self.u)[0].shape
-        if len(value) not in (1, *shape[:1]):
+        if count != 1 and shape[:1] != (count,):
             raise JostleError(
                 f"objective must give one number, or one a row of the perturbation's {tuple(shape)}, but "
-                f"{len(value)} came"
+                f"{count} came"
             )
         score = value if self.maximise else -value
         if self.best_value is None:
             self.best_value, self.best_u = value, self.u
             return
         better = score > (self.best_value if self.maximise else -self.best_value)
-        alone = len(better) == 1
-        if not bool(better if alone else better.any()):
+        if not bool(better if count == 1 else better.any()):
             return
-        if alone or bool(better.all()):
+        if count == 1 or bool(better.all()):
             self.best_value, self.best_u = value, self.u
             return
         self.best_value = torch.where(better, value, self.best_value)
