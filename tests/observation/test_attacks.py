@@ -5,6 +5,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from gymnasium.spaces import Discrete
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from observation.conftest import box, classes, continuous, linear, mlp
@@ -29,6 +30,7 @@ from jostle.observation import (
     Targeted,
     Timed,
     Transfer,
+    WorstCorner,
     wrap_policy,
 )
 
@@ -107,11 +109,53 @@ def test_the_closed_form_gives_what_the_engine_gives(act, goal, actions, monkeyp
     o = observations(20, dtype=torch.float64)
     attack = PGD(Budget([0.1, 0.0, 0.2, 0.05, 0.1]), goal, steps=25)
     fast, info = attack(policy, o, t=np.arange(20), generator=seeded())
-    monkeypatch.setattr(PGD, "_closed_form", lambda *_: None)
+    monkeypatch.setattr(PGD, "_by_hand", lambda *_: None)
     slow, other = attack(policy, o, t=np.arange(20), generator=seeded())
     assert torch.allclose(fast, slow, atol=1e-12)
     assert np.allclose(info.objective, other.objective, atol=1e-9)
     assert info.moved.all()
+
+
+class Pair(nn.Module):
+    """The bifurcation layer as two logits, as a library of attacks on classifiers wants it."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net = net
+
+    def forward(self, o):
+        x = self.net(o)
+        return torch.cat([x, -x], 1)
+
+
+@pytest.mark.parametrize("by", ["hand", "autograd", "cross-entropy"])
+@pytest.mark.parametrize("mask", [None, [True, False, True, True, False]])
+@pytest.mark.parametrize(("eps", "size", "gain"), [(0.05, 0.01, 1.0), (0.3, 0.04, 1.0), (0.5, 0.002, 2.0)])
+def test_the_last_iterate_is_that_of_art(by, mask, eps, size, gain, monkeypatch):
+    evasion = pytest.importorskip(
+        "art.attacks.evasion", reason="the adversarial-robustness-toolbox is absent"
+    )
+    from art.estimators.classification import PyTorchClassifier
+
+    policy, o = continuous(gain=gain), observations(64).numpy()
+    o[0], o[1] = 0.0, 1.0  # where the box holds
+    theirs = PyTorchClassifier(
+        Pair(policy.net), loss=nn.CrossEntropyLoss(), input_shape=(5,), nb_classes=2, clip_values=(0.0, 1.0)
+    )
+    other = evasion.ProjectedGradientDescent(theirs, eps=eps, eps_step=size, max_iter=20, verbose=False)
+    wanted = other.generate(o, mask=None if mask is None else np.array(mask, dtype=np.float32))
+    goal = Bifurcate()
+    if by == "autograd":
+        monkeypatch.setattr(PGD, "_by_hand", lambda *_: None)
+    if by == "cross-entropy":
+        policy = wrap_policy(Pair(policy.net), observation_space=box(5), action_space=Discrete(2))
+        goal = Classify()
+    settings = {"steps": 20, "step_size": size, "decays": 0}
+    shown, info = PGD(Budget(eps, mask=mask), goal, select="last", **settings)(policy, o)
+    assert np.abs(shown - wanted).max() <= 1e-6
+    assert np.abs(shown - o).max() > 0.03
+    _, best = PGD(Budget(eps, mask=mask), goal, **settings)(policy, o)
+    assert (best.objective >= info.objective - 1e-6).all()
 
 
 def test_regression_losses_with_one_action_are_one_attack():
@@ -127,7 +171,7 @@ def test_regression_losses_with_one_action_are_one_attack():
 @pytest.mark.parametrize("engine", [True, False])
 def test_a_regression_loss_cannot_leave_the_clean_point(engine, monkeypatch):
     if engine:
-        monkeypatch.setattr(PGD, "_closed_form", lambda *_: None)
+        monkeypatch.setattr(PGD, "_by_hand", lambda *_: None)
     policy, o = continuous(), observations()
     with pytest.warns(UserWarning, match="gradient is zero everywhere at step 0"):
         shown, info = PGD(Budget(0.05), Regress(), start="clean")(policy, o)
@@ -193,6 +237,12 @@ def test_discrete_actions_leave_their_half():
     assert (policy.act(near) == 0).float().mean() > (policy.act(o) == 0).float().mean()
 
 
+def test_an_odd_number_of_actions_is_split_with_a_warning():
+    with pytest.warns(UserWarning, match="lower 2 stand against the upper 3"):
+        shown, info = Bifurcation(Budget(0.3))(classes(count=5), observations())
+    assert info.moved.all() and shown.shape == (6, 5)
+
+
 def test_several_actions_can_be_chosen():
     policy, o = continuous(actions=3), observations(20)
     before = policy.body(o).detach()
@@ -224,6 +274,29 @@ def test_min_q_and_min_value():
     assert bool((policy.value(shown) <= policy.value(o) + 1e-6).all())
     with pytest.raises(JostleError, match="no critic"):
         MinQ(Budget(0.1))(continuous(), o)
+
+
+def test_the_worst_corner_is_the_critic_s_worst():
+    critic = mlp(5 + 3, 16, 1, seed=3, gain=3.0)
+    policy = wrap_policy(
+        mlp(5, 16, 3, gain=3.0),
+        head="tanh",
+        observation_space=box(5),
+        action_space=box(3, -1.0, 1.0),
+        q=lambda o, a: critic(torch.cat([o, a], 1)),
+    )
+    o, inner = observations(30), Bifurcation(Budget(0.1), steps=10)
+    shown, info = WorstCorner(inner)(policy, o)
+    harms = []
+    for signs in np.ndindex(2, 2, 2):
+        way = tuple(2.0 * s - 1 for s in signs)
+        one, _ = Bifurcation(Budget(0.1), steps=10, direction="up", weights=way)(policy, o)
+        harms.append(-policy.q(o, policy.act(one)).detach().numpy())
+    assert np.allclose(info.objective, np.max(harms, 0), atol=1e-6)
+    assert np.allclose(-policy.q(o, policy.act(shown)).detach(), info.objective, atol=1e-6)
+    assert len(set(np.argmax(harms, 0))) > 1
+    with pytest.raises(JostleError, match="1 to 6 continuous actions"):
+        WorstCorner(inner)(classes(), o)
 
 
 def test_the_least_distortion_is_the_least():
@@ -314,7 +387,8 @@ def test_a_clean_value_outside_the_space_may_stay_there():
     policy = continuous()
     o = observations()
     o[0, 0] = 1.5
-    shown, _ = Bifurcation(Budget(0.05))(policy, o)
+    with pytest.warns(UserWarning, match="leaves the observation space by up to 0.5"):
+        shown, _ = Bifurcation(Budget(0.05))(policy, o)
     assert 1.45 <= shown[0, 0] <= 1.5
 
 

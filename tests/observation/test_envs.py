@@ -8,7 +8,15 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from observation.conftest import continuous
 
 from jostle.core.errors import JostleError
-from jostle.observation import FGSM, AttackedEnv, AttackedVectorEnv, Bifurcation, Budget, Noise
+from jostle.observation import (
+    FGSM,
+    AttackedEnv,
+    AttackedVectorEnv,
+    Bifurcation,
+    Budget,
+    DiscretizedVectorEnv,
+    Noise,
+)
 
 
 class Walk(gym.Env):
@@ -98,3 +106,19 @@ def test_no_budget_changes_nothing():
 def test_spaces_must_agree():
     with pytest.raises(JostleError, match="Box of 4 numbers"):
         AttackedEnv(Walk(), continuous(features=4), FGSM(Budget(0.1)))
+
+
+def test_many_copies_are_discretised_as_one_is():
+    fleet = DiscretizedVectorEnv(SyncVectorEnv([Walk] * 5), 5)
+    ones = [gym.wrappers.DiscretizeAction(Walk(), 5) for _ in range(5)]
+    assert fleet.single_action_space == ones[0].action_space and fleet.action_space.shape == (5,)
+    fleet.reset(seed=0)
+    o, rewards, *_ = fleet.step(np.arange(5))
+    for k, one in enumerate(ones):
+        one.reset(seed=0)
+        wanted, reward, *_ = one.step(k)
+        assert np.allclose(o[k], wanted) and rewards[k] == pytest.approx(reward)
+    with pytest.raises(JostleError, match="bins must be at least 2"):
+        DiscretizedVectorEnv(SyncVectorEnv([Walk]), 1)
+    with pytest.raises(JostleError, match="one continuous action"):
+        DiscretizedVectorEnv(fleet, 3)

@@ -1,9 +1,12 @@
 """Cloning, proxies, learnt adversaries, hardening, and agents in files."""
 
+import tempfile
+
 import numpy as np
 import pytest
 import torch
 from gymnasium.spaces import Box, Discrete
+from gymnasium.wrappers import DiscretizeAction
 from observation.conftest import box, classes, continuous
 from observation.test_policy import Toy
 
@@ -51,6 +54,21 @@ def test_a_clone_does_what_the_rule_does_and_the_seed_decides_it():
         torch.equal(a, b)
         for a, b in zip(made.policy.net.parameters(), again.policy.net.parameters(), strict=True)
     )
+
+
+def test_discrete_actions_are_cloned_too():
+    spaces = (TOY[0], Discrete(5))
+
+    def rule(o):
+        return np.clip((o[:, 0] + 1) / 2 * 5, 0, 4).astype(np.int64)
+
+    made = clone(
+        rule, lambda: DiscretizeAction(Follow(), 5), spaces, seeds=range(20), epochs=200, generator=seeded()
+    )
+    assert made.policy.discrete and made.wanted.dtype == torch.int64
+    assert (made.policy.act(made.o) == made.wanted).float().mean() > 0.9
+    with pytest.raises(JostleError, match="continuous actions"):
+        clone(rule, lambda: DiscretizeAction(Follow(), 5), spaces, guard=(FGSM(), 1.0), generator=seeded())
 
 
 def test_the_regulariser_makes_a_clone_that_moves_less():
@@ -133,7 +151,8 @@ def test_hardening_trains_the_agent_further(method):
 
 
 @pytest.mark.study
-def test_smoothing_also_reaches_an_off_policy_actor():
+def test_smoothing_also_reaches_an_off_policy_actor(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     model = learn_agent(Follow(), "sac", steps=300, hidden=(16,), learning_starts=100, device="cpu")
     policy = wrap_policy(model)
     o = torch.rand(100, 4, generator=seeded()) * 2 - 1
@@ -145,6 +164,9 @@ def test_smoothing_also_reaches_an_off_policy_actor():
     before = width()
     harden(model, Follow, Budget(0.3), method="sa", steps=1200, kappa=50.0)
     assert width() < before
+    assert not list(
+        tmp_path.glob("SB3-*")
+    )  # Stable-Baselines3 makes a folder of logs wherever it is not told
 
 
 @pytest.mark.parametrize("policy", [continuous(), classes()])

@@ -142,7 +142,7 @@ def test_stable_baselines_models_act_as_their_own_predict(name):
 
     kind, _, extra = name.partition(" ")
     discrete = kind == "DQN" or extra == "discrete"
-    env = Toy(Discrete(3) if discrete else Box(np.float32([-2, 0]), np.float32([2, 1])))
+    env = Toy(Discrete(4) if discrete else Box(np.float32([-2, 0]), np.float32([2, 1])))
     settings = {"use_sde": True} if extra == "sde" else {}
     model = getattr(sb3, kind)("MlpPolicy", env, seed=0, device="cpu", **settings)
     policy = wrap_policy(model)
@@ -170,3 +170,45 @@ def test_stable_baselines_models_act_as_their_own_predict(name):
         else:
             assert torch.allclose(spread, model.policy.get_distribution(seen).distribution.stddev, atol=1e-6)
     assert all(p.grad is None for p in model.policy.parameters())
+
+
+class Doubled(nn.Sequential):
+    """A subclass with a forward of its own."""
+
+    def forward(self, o):
+        return 2 * super().forward(o)
+
+
+def odd_nets():
+    pooled = nn.Sequential(
+        nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 2, 3), nn.ELU(), nn.Flatten(), nn.Linear(6, 1), nn.Tanh()
+    )
+    hooked = mlp(5, 8, 1)
+    hooked[1].register_forward_hook(lambda module, inputs, out: 3 * out)
+    normed = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(5, 8)), nn.ReLU(), nn.Linear(8, 1))
+    return {
+        "layers": (nn.Sequential(nn.Flatten(), mlp(5, 8, 1), nn.Identity()), True),
+        "no bias": (nn.Sequential(nn.Linear(5, 8, bias=False), nn.ReLU(), nn.Linear(8, 1, bias=False)), True),
+        "dropout": (nn.Sequential(mlp(5, 8, 8), nn.Dropout(0.5), nn.Linear(8, 1)), True),
+        "other layers": (pooled, False),
+        "a hook": (hooked, False),
+        "a reparametrised weight": (normed, False),
+        "a subclass": (Doubled(*mlp(5, 8, 1)), False),
+    }
+
+
+@pytest.mark.parametrize("name", list(odd_nets()))
+def test_what_is_no_plain_chain_is_not_taken_for_one(name):
+    net, plain = odd_nets()[name]
+    policy = wrap_policy(net, head="tanh", observation_space=box(5), action_space=box(1, -1.0, 1.0))
+    assert (policy.chain is not None) == plain
+    o = torch.rand(7, 5, generator=torch.Generator().manual_seed(0))
+    with policy.held(), torch.no_grad():
+        swift, body = policy.swift()(o), policy.body(o)
+        clean = net.eval()(o)
+    assert torch.allclose(swift, body, atol=1e-6)
+    assert torch.allclose(policy.act(o), clean if name == "other layers" else clean.tanh(), atol=1e-6)
+    before = policy.body(o).detach() if name != "dropout" else body
+    shown, info = Bifurcation(Budget(0.1))(policy, o)
+    moved = (policy.act(shown) - policy.act(o))[:, 0]
+    assert bool((moved * before[:, 0] <= 0).all()) and info.moved.any()

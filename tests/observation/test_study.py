@@ -10,13 +10,19 @@ from jostle.lab.claims import judge
 from jostle.observation.study import CLAIMS, PRESETS
 
 SMALL = {
-    "hours": 400,
+    "agent": "sac",
+    "train_steps": 128,
+    "hidden": (16, 16),
+    "attacks": PRESETS["gpu"].attacks,
+    "bins": 4,
+    "turns": 1,
+    "hours": 240,
     "batteries": 2,
     "epochs": 4,
     "pendulums": 0,
-    "harden_hours": 100,
-    "permutations": 49,
-    "rows": 240,
+    "harden_hours": 60,
+    "permutations": 19,
+    "rows": 200,
     "steps": 5,
     "jobs": 1,
 }
@@ -47,10 +53,19 @@ def test_a_cut_off_run_gives_the_numbers_of_an_unbroken_one(tmp_path, monkeypatc
     again = lab.resume(folder)
     assert json.loads((again.folder / "result.json").read_text())["metrics"] == wanted
     assert wanted["certified"]["inside"] and wanted["certified"]["one attack"]
+    found = {item.id: item.verdict for item in judge(CLAIMS, wanted, "gpu")}
+    assert {k for k, verdict in found.items() if verdict == "not-tested"} == {"OBS-P1", "OBS-P2"}
 
 
 def row(cost, ramping, linf=0.05):
     return {"kpi regret": {"cost": [cost] * 3, "ramping": [ramping] * 3}, "linf": linf}
+
+
+def turns(plain, after):
+    return {
+        name: {"regret": {"ramping": ramping}, "clean": {"cost": 0.8}}
+        for name, ramping in (("plain", plain), ("alternated", after))
+    }
 
 
 def metrics(**changes):
@@ -77,6 +92,8 @@ def metrics(**changes):
             "plain": {"cost regret": 0.2, "clean cost": 0.7},
             "smooth": {"cost regret": 0.05, "clean cost": 0.72},
         },
+        "discretised": {"bins": 20, "cost regret": [0.05] * 3},
+        "alternated": turns(0.4, 0.01),
     }
     return base | changes
 
@@ -87,10 +104,11 @@ def verdicts(m, preset="quick"):
 
 def test_all_claims_can_hold():
     found = verdicts(metrics())
-    assert found.pop("OBS-C4") == found.pop("OBS-C7") == "not-tested"
+    assert {found.pop(f"OBS-C{i}") for i in (4, 5, 6, 7)} == {"not-tested"}
     assert set(found.values()) == {"holds"}
-    assert verdicts(metrics(), "gpu")["OBS-C7"] == "holds"
-    more = metrics()["attacks"] | {"unbounded": row(0.5, 0.1, 0.5)}
+    at_scale = verdicts(metrics(), "gpu")
+    assert {at_scale[f"OBS-C{i}"] for i in (5, 6, 7)} == {"holds"}
+    more = metrics()["attacks"] | {"optimally targeted": row(0.5, 0.1, 0.5)}
     assert verdicts(metrics(attacks=more), "gpu")["OBS-C4"] == "holds"
 
 
@@ -100,6 +118,8 @@ def test_all_claims_can_hold():
         ("OBS-C1", {"attacks": metrics()["attacks"] | {"regression": row(0.14, 0.3)}}),
         ("OBS-C2", {"attacks": metrics()["attacks"] | {"toggle": row(0.1, 0.2)}}),
         ("OBS-C3", {"attacks": metrics()["attacks"] | {"uniform noise": row(0.05, 0.1)}}),
+        ("OBS-C5", {"discretised": {"bins": 20, "cost regret": [0.05, 0.2, 0.05]}}),
+        ("OBS-C6", {"alternated": turns(0.4, 0.3)}),
         ("OBS-C7", {"detected": {n: {"p": 0.2, "caught": {}} for n in ("bifurcated", "stealth bifurcated")}}),
         ("OBS-D1", {"detected": {"stealth bifurcated": {"p": 0.2, "caught": {"ks": False}}}}),
         ("OBS-C8", {"attacks": metrics()["attacks"] | {"black-box toggle": row(0.1, 0.05)}}),
@@ -129,9 +149,11 @@ def test_every_claim_can_fail(claim, changes):
 
 
 def test_what_was_not_measured_is_not_tested():
-    found = verdicts(metrics(pendulum=[], hardened=None, detected={}, attacks={}))
+    found = verdicts(
+        metrics(pendulum=[], hardened=None, detected={}, attacks={}, discretised=None, alternated=None)
+    )
     assert {k for k, v in found.items() if v == "not-tested"} == {
-        "OBS-C1", "OBS-C2", "OBS-C3", "OBS-C4", "OBS-C7", "OBS-C8", "OBS-D1", "OBS-D3", "OBS-P1", "OBS-P2"
+        "OBS-C1", "OBS-C2", "OBS-C3", "OBS-C4", "OBS-C5", "OBS-C6", "OBS-C7", "OBS-C8", "OBS-D1", "OBS-D3", "OBS-P1", "OBS-P2"
     }  # fmt: skip
 
 

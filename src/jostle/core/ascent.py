@@ -12,11 +12,18 @@ from torch import Tensor
 
 from jostle.core.budgets import Budget
 from jostle.core.errors import JostleError, require
+from jostle.core.gradients import gradients
 from jostle.core.rules import Rule, Steepest
 from jostle.core.trees import Tree, leaves_of, like, per_row
 
 Objective = Callable[[Tree], Tensor]
-"""From a perturbation to one number, or to one number a sample, shape `(batch,)`."""
+"""From a perturbation to one number, or to one number a sample, shape `(batch,)`.
+
+One that knows its own gradient may have a method `with_gradient` besides: from a perturbation to the values and
+the list of the gradients of their sum, one a tensor of the perturbation.
+"""
+
+Graded = Callable[[Tree], tuple[Tensor, list[Tensor]]]
 
 
 class NonFiniteGradient(JostleError, ArithmeticError):
@@ -88,34 +95,18 @@ class Ascent:
         self.best_u: Tree = self.u
         self.best_value: Tensor | None = None
         self.state: dict[str, Any] = self.rule.begin(self)
+        self._graded: Graded | None = getattr(objective, "with_gradient", None)
         self._ones: Tensor | None = None
         self._warned = False
 
     def step(self) -> None:
         """Evaluate the objective at `u`, then move `u` by one step of the rule."""
-        u = self.u
-        if isinstance(
-            u, Tensor
-        ):  # without the detour over trees: for a small network it costs as much as a layer
-            point = u.detach().requires_grad_()
-            leaves: list[Tensor] = [point]
-        else:
-            leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(u)]
-            point = like(u, leaves)
-        value = self.objective(point)
-        if not value.requires_grad:
-            raise JostleError("objective must depend on the perturbation, but it has no gradient there")
-        ones = self._ones
-        if ones is None or ones.shape != value.shape or ones.dtype != value.dtype:
-            # The gradient of the sum, not of the mean: a sample's step must not depend on who else is there.
-            self._ones = ones = torch.ones_like(value.detach())
-        several = len(leaves) > 1  # of several tensors the objective may leave some alone
-        grads = torch.autograd.grad(value, leaves, ones, materialize_grads=several)
+        value, grads = self._differentiate(self.u) if self._graded is None else self._graded(self.u)
         self.evaluations += 1
         self._check(grads)
         # From here on nothing requires a gradient, so nothing has to switch them off.
-        self._score(value.detach())
-        self.u = self.rule.step(self, list(grads) if self.maximise else [-grad for grad in grads])
+        self._score(value)
+        self.u = self.rule.step(self, grads if self.maximise else [-grad for grad in grads])
         self.t += 1
 
     def finish(self) -> None:
@@ -151,33 +142,51 @@ class Ascent:
         self.best_u, self.u = like(self.u, state["best_u"]), like(self.u, state["u"])
         self.best_value, self.value, self.state = state["best_value"], state["value"], dict(state["state"])
 
+    def _differentiate(self, u: Tree) -> tuple[Tensor, list[Tensor]]:
+        if isinstance(
+            u, Tensor
+        ):  # without the detour over trees: for a small network it costs as much as a layer
+            point = u.detach().requires_grad_()
+            leaves: list[Tensor] = [point]
+        else:
+            leaves = [leaf.detach().requires_grad_() for leaf in leaves_of(u)]
+            point = like(u, leaves)
+        value = self.objective(point)
+        ones = self._ones
+        if ones is None or ones.shape != value.shape or ones.dtype != value.dtype:
+            # The gradient of the sum, not of the mean: a sample's step must not depend on who else is there.
+            self._ones = ones = torch.ones_like(value.detach())
+        # Of several tensors the objective may leave some alone.
+        return value.detach(), list(gradients(value, leaves, ones, several=len(leaves) > 1))
+
     def _score(self, value: Tensor) -> None:
         if value.ndim != 1:
             value = value.reshape(-1)
         self.value = value
         if not self.track:
             return
+        count = value.shape[0]  # len() of a tensor takes as long as an addition of tensors
         shape = leaves_of(self.u)[0].shape
-        if len(value) not in (1, *shape[:1]):
+        if count != 1 and shape[:1] != (count,):
             raise JostleError(
                 f"objective must give one number, or one a row of the perturbation's {tuple(shape)}, but "
-                f"{len(value)} came"
+                f"{count} came"
             )
         score = value if self.maximise else -value
         if self.best_value is None:
             self.best_value, self.best_u = value, self.u
             return
         better = score > (self.best_value if self.maximise else -self.best_value)
-        if not bool(better.any()):
+        if not bool(better if count == 1 else better.any()):
             return
-        if bool(better.all()):
+        if count == 1 or bool(better.all()):
             self.best_value, self.best_u = value, self.u
             return
         self.best_value = torch.where(better, value, self.best_value)
         pairs = zip(leaves_of(self.u), leaves_of(self.best_u), strict=True)
         self.best_u = like(self.u, [torch.where(per_row(better, new), new, old) for new, old in pairs])
 
-    def _check(self, grads: tuple[Tensor, ...]) -> None:
+    def _check(self, grads: list[Tensor]) -> None:
         # One cheap sum tells whether there is anything to look at: it cannot hide NaN or infinity.
         total = grads[0].sum()
         for grad in grads[1:]:

@@ -1,5 +1,6 @@
 """What every budget does, whatever its norm: radii, scopes, boxes and precision as rows of numbers."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,7 +58,8 @@ class Budget(ABC):
             f"{tuple(radius.shape)} came with scope {self.scope!r}",
         )
         if self.scale is not None:
-            good = bool((self.scale >= 0).all()) and bool(torch.isfinite(self.scale).all())
+            smallest, largest = torch.aminmax(self.scale) if self.scale.numel() else (0.0, 0.0)
+            good = float(smallest) >= 0 and float(largest) < math.inf  # neither holds where one entry is NaN
             require(good, "scale must be finite and at least 0 everywhere, but it is not")
         if self.lower is not None and self.upper is not None:
             box = bool((torch.as_tensor(self.lower) <= torch.as_tensor(self.upper)).all())

@@ -35,8 +35,13 @@ class Linf(Budget):
             return super().projector(u, x)
         ((lo, hi),) = self._boxes([u], x)
         (scale,) = self._scale_rows([u])
-        if scale is None and not self.relative and not isinstance(self.radius, Tensor):
+        if not self.relative and not isinstance(self.radius, Tensor):
             number = float(self.radius)
+            if scale is not None:
+                full = scale * number
+                top = (full if hi is None else torch.minimum(full, hi)).reshape(u.shape)
+                bottom = (-full if lo is None else torch.maximum(-full, lo)).reshape(u.shape)
+                return lambda tree: torch.clamp(tree, bottom, top)
             if lo is None and hi is None:
                 return lambda tree: torch.clamp(tree, -number, number)
             # The distances to the box were made for this projector: it may keep its bounds in them.

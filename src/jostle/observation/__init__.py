@@ -3,15 +3,14 @@
 from jostle.observation import needs as _needs  # noqa: F401  # isort: skip  (it says what to install)
 
 from jostle.observation.adversary import AdversaryEnv, LearnedAdversary, learn_adversary
+from jostle.observation.attack import Attack, Info, Shown
 from jostle.observation.attacks import (
     ACG,
     APGD,
     FGSM,
     MAD,
     PGD,
-    Attack,
     Bifurcation,
-    Info,
     MinQ,
     MinValue,
     Noise,
@@ -22,7 +21,7 @@ from jostle.observation.budget import Budget, suggest_budget
 from jostle.observation.building import BatteryBuilding, Building, Curves
 from jostle.observation.consistency import rules_for
 from jostle.observation.district import CALENDAR, FEATURES, District, load_district, modern_schema
-from jostle.observation.envs import AttackedEnv, AttackedVectorEnv
+from jostle.observation.envs import AttackedEnv, AttackedVectorEnv, DiscretizedVectorEnv
 from jostle.observation.evaluate import Episodes, Report, Row, evaluate
 from jostle.observation.fitting import Candidate, Clone, Proxy, clone, fit_proxy
 from jostle.observation.harden import harden
@@ -43,7 +42,7 @@ from jostle.observation.objectives import (
 from jostle.observation.policy import Policy, wrap_policy
 from jostle.observation.rules import ScaledPendulum, self_consumption, swing_up
 from jostle.observation.stealth import Stealth, stealth
-from jostle.observation.wrapped import MinDistortion, Timed, Transfer
+from jostle.observation.wrapped import MinDistortion, Timed, Transfer, WorstCorner
 
 from jostle.observation import verbs as _verbs  # isort: skip  (after the names that it uses)
 
@@ -74,6 +73,7 @@ __all__ = [
     "Classify",
     "Clone",
     "Curves",
+    "DiscretizedVectorEnv",
     "District",
     "Diverge",
     "Episodes",
@@ -92,11 +92,13 @@ __all__ = [
     "Report",
     "Row",
     "ScaledPendulum",
+    "Shown",
     "Stealth",
     "Targeted",
     "Timed",
     "Toward",
     "Transfer",
+    "WorstCorner",
     "bifurcated",
     "bounds",
     "clone",

@@ -1,6 +1,5 @@
 """Adversaries that learn: a policy over perturbations, trained by reinforcement on the victim's loss."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -11,9 +10,9 @@ from gymnasium.spaces import Box
 from torch import Tensor
 
 from jostle.core.errors import optional, require
-from jostle.observation.attacks import Attack, Info
+from jostle.observation.attack import Attack, Shown
 from jostle.observation.budget import Budget, Reach
-from jostle.observation.policy import Policy
+from jostle.observation.policy import Policy, wrap_policy
 
 Map = Literal["scaled", "replace"]
 
@@ -31,31 +30,16 @@ class LearnedAdversary(Attack):
     net: Policy
     budget: Budget
 
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Show what the adversary wants."""
-        clean, back = policy.take(o)
-        u = self.net.act(clean)
-        shown, reach = perturb(policy, self.budget, clean, u)
-        gap = (shown - clean).abs().cpu().numpy()
-        far = gap.max(1, initial=0.0)
-        length = np.sqrt((gap * gap).sum(1))
-        return back(shown), Info(
-            far > 0, far, length, reach.active.cpu().numpy(), np.full(len(clean), np.nan)
-        )
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """What the adversary wants; see [`Attack`][jostle.observation.Attack]."""
+        return perturb(policy, self.budget, clean, self.net.act(clean))
 
 
-def perturb(policy: Policy, budget: Budget, clean: Tensor, u: Tensor) -> tuple[Tensor, Reach]:
+def perturb(policy: Policy, budget: Budget, clean: Tensor, u: Tensor) -> Shown:
     """`o + u e` within the budget and the space; `u`: `(batch, features)` in [-1, 1]."""
     reach = Reach.around(budget, clean, policy.observation_low, policy.observation_high)
     move = reach.ball.project(u[:, reach.active].to(clean) * reach.e / reach.unit, reach.centre)
-    return reach.show(move), reach
+    return reach.shown(move)
 
 
 class AdversaryEnv(gym.Wrapper):
@@ -85,7 +69,7 @@ class AdversaryEnv(gym.Wrapper):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict]:
         """Show the perturbed observation to the victim and carry out what it does."""
         clean, _ = self.victim.take(self._o)
-        shown, _ = perturb(self.victim, self.budget, clean, torch.as_tensor(np.asarray(action))[None])
+        shown = perturb(self.victim, self.budget, clean, torch.as_tensor(np.asarray(action))[None]).o
         distance = float((shown - clean).abs().max())
         o, reward, over, cut, info = self.env.step(self.victim.act(shown)[0].numpy())
         self._o = np.array(o)
@@ -101,18 +85,21 @@ def learn_adversary(
     steps: int = 20_000,
     q: float = 0.0,
     seed: int = 0,
+    device: str = "cpu",
     **settings: Any,
 ) -> LearnedAdversary:
     """Train an adversary with Stable-Baselines3's PPO on the victim's negated reward.
 
     **Arguments:** `env`: a Gymnasium environment. `victim`. `budget`. `steps`: of the environment. `q`: see
-    `AdversaryEnv`. `seed`: of PPO (torch's global state is left as it was). `settings`: of PPO.
+    `AdversaryEnv`. `seed`: of PPO (torch's global state is left as it was). `device`: of PPO, which is fastest on
+    the CPU with networks as small as these. `settings`: of PPO.
     """
-    from jostle.observation.policy import wrap_policy
+    from jostle.observation.learning import rollout, silent
 
     sb3 = optional("stable_baselines3", "observation")
     around = AdversaryEnv(env, victim, budget, q)
     with torch.random.fork_rng(devices=[]), victim.held():
-        model = sb3.PPO("MlpPolicy", around, seed=seed, device="cpu", **settings)
+        settings = {"n_steps": rollout(steps), **settings}
+        model = silent(sb3.PPO("MlpPolicy", around, seed=seed, device=device, **settings))
         model.learn(steps)
     return LearnedAdversary(wrap_policy(model), budget)

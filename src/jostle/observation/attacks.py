@@ -1,7 +1,6 @@
-"""The attacks: small classes of settings, called with a policy and its observations."""
+"""The attacks inside a budget: small classes of settings, called with a policy and its observations."""
 
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor
 
 from jostle.core.ascent import ascend
-from jostle.core.errors import JostleError, require
+from jostle.core.errors import require
 from jostle.core.rules import APGD as AutoSteps
 from jostle.core.rules import Rule
+from jostle.observation.aim import Aim
+from jostle.observation.attack import Attack, Shown, needed
 from jostle.observation.budget import Budget, Reach, step_sizes
 from jostle.observation.chain import Chain, climb
 from jostle.observation.objectives import (
@@ -24,106 +25,13 @@ from jostle.observation.objectives import (
     LowestValue,
     Regress,
     Toward,
-    Value,
 )
 from jostle.observation.policy import Policy
 from jostle.observation.steps import ConjugateGradient, Phases
 
-_SINGLE = (torch.float32, torch.float64)
-
 
 @dataclass(frozen=True, eq=False)
-class Info:
-    """What an attack did, one entry a sample.
-
-    `moved`: whether the observation changed. `linf`, `l2`: by how much. `active`: the features that the budget
-    let move. `objective`: what was maximised, at the observation shown; NaN for noise.
-    """
-
-    moved: np.ndarray
-    linf: np.ndarray
-    l2: np.ndarray
-    active: np.ndarray
-    objective: np.ndarray
-
-
-class Attack(ABC):
-    """Observations to show a policy instead of the true ones.
-
-    Call it with a policy and observations `(batch, features)` or `(features,)`, tensors or arrays; what comes
-    back is of the same kind, and the arguments are as they were. `t` is the time step, one number or one a
-    sample. `generator` is needed by attacks that draw numbers.
-    """
-
-    @abstractmethod
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Attack observations; see the class."""
-
-
-class Bounded(Attack):
-    """An attack that finds a perturbation inside a budget's ball."""
-
-    budget: Budget
-
-    @abstractmethod
-    def _perturb(
-        self, policy: Policy, reach: Reach, t: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Value | None]:
-        """The perturbation, in the coordinates of the reach's ball, and the objective that it serves."""
-
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Attack observations; see [`Attack`][jostle.observation.Attack]."""
-        clean, back = policy.take(o)
-        steps = np.broadcast_to(np.asarray(t, dtype=np.int64), (len(clean),))
-        reach = Reach.around(self.budget, clean, policy.observation_low, policy.observation_high)
-        shown, objective = clean, np.full(len(clean), np.nan)
-        if len(clean) and len(reach.active):
-            with policy.held():
-                u, bound = self._perturb(policy, reach, steps, generator)
-                shown = reach.show(u)
-                if bound is not None:
-                    with torch.no_grad():
-                        objective = bound(shown, policy.body(shown)).cpu().numpy()
-        gap = (shown - clean).abs().cpu().numpy()
-        largest = gap.max(1, initial=0.0)
-        info = Info(largest > 0, largest, np.sqrt((gap * gap).sum(1)), reach.active.cpu().numpy(), objective)
-        given = o if isinstance(o, Tensor) else torch.from_numpy(np.asarray(o))
-        if given.dtype == clean.dtype:
-            return back(shown.clone() if shown is clean else shown), info
-        landed = _land(given, clean, shown, policy)
-        return (landed if isinstance(o, Tensor) else landed.cpu().numpy()), info
-
-
-def _land(given: Tensor, clean: Tensor, shown: Tensor, policy: Policy) -> Tensor:
-    """What is shown, in the caller's own precision: untouched features keep their bits, none leaves its bound."""
-    require(given.is_floating_point(), f"o must hold floating point numbers, but {given.dtype} came")
-    wide = torch.promote_types(given.dtype, torch.float32)
-    base = given.reshape(clean.shape).to(wide)
-    move = (shown - clean).to(base)
-    low, high = policy.observation_low.to(base), policy.observation_high.to(base)
-    moved = torch.minimum(torch.maximum(base + move, torch.minimum(low, base)), torch.maximum(high, base))
-    short = moved.to(given.dtype)
-    over = (short.to(wide) - base).abs() > (moved - base).abs()
-    short = torch.where(over, torch.nextafter(short, base.to(given.dtype)), short)
-    return torch.where(move == 0, base.to(given.dtype), short).reshape(given.shape)
-
-
-@dataclass(frozen=True, eq=False)
-class Noise(Bounded):
+class Noise(Attack):
     """Random noise of the budget's size, the baseline: no policy is asked.
 
     **Arguments:** `kind`: `uniform` in the ball, `normal` (standard deviation a third of the radius, projected)
@@ -133,10 +41,11 @@ class Noise(Bounded):
     budget: Budget = field(default_factory=Budget)
     kind: Literal["uniform", "normal", "corner"] = "uniform"
 
-    def _perturb(
-        self, policy: Policy, reach: Reach, t: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Value | None]:
-        return self._draw(reach, _need(generator, "noise")), None
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """Observations with noise; see [`Attack`][jostle.observation.Attack]."""
+        reach = Reach.around(self.budget, clean, policy.observation_low, policy.observation_high)
+        rng = needed(generator, "noise")
+        return reach.shown(self._draw(reach, rng)) if len(reach.active) else Shown(clean, reach.active)
 
     def _draw(self, reach: Reach, rng: torch.Generator) -> Tensor:
         start = reach.start()
@@ -154,7 +63,7 @@ class Noise(Bounded):
 
 
 @dataclass(frozen=True, eq=False)
-class PGD(Bounded):
+class PGD(Attack):
     """Projected gradient ascent on an objective, with the authors' step phases and the best iterate kept.
 
     **Arguments:** `budget`. `goal`: what to maximise: [`Regress`][jostle.observation.Regress] (default),
@@ -162,7 +71,8 @@ class PGD(Bounded):
     first length in observation units; default 0.2 of the largest radius. `decays`, `rate`: the length is
     multiplied by `rate` after each of `decays + 1` equal phases. `restarts`: starts in all, the best kept.
     `start`: at the `clean` observation or at a `random` one of the ball; `auto`: random where the gradient
-    vanishes at the clean point.
+    vanishes at the clean point. `select`: what is shown, the `best` iterate a sample or the `last` (as other
+    libraries do; with `decays=0` this is the attack of Madry et al. 2018).
     """
 
     budget: Budget = field(default_factory=Budget)
@@ -173,6 +83,7 @@ class PGD(Bounded):
     rate: float = 0.5
     restarts: int = 1
     start: Literal["auto", "clean", "random"] = "auto"
+    select: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
         step_sizes(self.steps, self.step_size or 1.0, self.decays, self.rate)
@@ -185,29 +96,72 @@ class PGD(Bounded):
             self.start in ("auto", "clean", "random"),
             f"start must be auto, clean or random, but {self.start!r} came",
         )
-
-    def _perturb(
-        self, policy: Policy, reach: Reach, t: np.ndarray, generator: torch.Generator | None
-    ) -> tuple[Tensor, Value | None]:
-        bound = self.goal.bind(policy, reach.clean, t)
-        rng = _need(generator, "a random start") if self._drawn or self.restarts > 1 else None
-        first = self._first(reach, rng)
-        found = ascend(
-            lambda u: self._value(policy, bound, reach, u),
-            first,
-            reach.ball,
-            steps=self.steps,
-            rule=self._rule(reach),
-            x=reach.centre,
-            restarts=self.restarts,
-            generator=rng,
+        require(
+            self.select == "best" or (self.select == "last" and self.restarts == 1),
+            f"select must be best, or last with one start, but {self.select!r} came with {self.restarts}",
         )
-        return found.delta, bound
 
-    @staticmethod
-    def _value(policy: Policy, bound: Value, reach: Reach, u: Tensor) -> Tensor:
-        shown = reach.shift(u)
-        return bound(shown, policy.body(shown))
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """The observations that the ascent finds; see [`Attack`][jostle.observation.Attack]."""
+        by_hand = self._by_hand(policy, clean, t, generator)
+        return self._by_autograd(policy, clean, t, generator) if by_hand is None else by_hand
+
+    def _by_autograd(
+        self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None
+    ) -> Shown:
+        reach = Reach.around(self.budget, clean, policy.observation_low, policy.observation_high)
+        if not len(reach.active):
+            return Shown(clean, reach.active)
+        rng = needed(generator, "a random start") if self._drawn or self.restarts > 1 else None
+        # The layers of a chain have no modes, and its loop reads their weights alone: nothing is to be held.
+        alone = self.goal.reads_output_only and policy.chain is not None
+        with nullcontext() if alone else policy.held():
+            aim = Aim(policy, self.goal, reach, t)
+            found = ascend(
+                aim,
+                self._first(reach, rng),
+                reach.ball,
+                steps=self.steps,
+                rule=self._rule(reach),
+                x=reach.centre,
+                restarts=self.restarts,
+                generator=rng,
+                select=self.select,
+            )
+            if self.select == "best":
+                return reach.shown(found.delta, found.value)
+            with torch.no_grad():
+                return reach.shown(found.delta, aim(found.delta))
+
+    def _by_hand(
+        self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None
+    ) -> Shown | None:
+        """The same attack by a gradient written out by hand; `None` where that does not cover it."""
+        if self.budget.norm != "linf" or self.restarts > 1:
+            return None
+        layers = policy.chain
+        chain = None if layers is None else Chain.of(layers, clean.dtype)
+        if chain is None:
+            return None
+        radii, active, largest = self.budget.vector(policy, clean.dtype)
+        sizes = self._sizes(largest) if largest else None
+        if sizes is None:
+            return None
+        o = clean.numpy()
+        slope = self.goal.slope(policy, chain.forward(o)[0], t)
+        if slope is None:
+            return None
+        low, high = policy.observation_low.numpy(), policy.observation_high.numpy()
+        down, up = np.minimum(low - o, 0), np.maximum(high - o, 0)
+        u = np.zeros_like(o)
+        if self._drawn:
+            reach = Reach.around(self.budget, clean, policy.observation_low, policy.observation_high)
+            u[:, active] = self._first(reach, needed(generator, "a random start")).numpy()
+        last = self.select == "last"
+        u, value = climb(chain, slope, o, u, np.maximum(-radii, down), np.minimum(radii, up), sizes, last)
+        moved = np.minimum(np.maximum(o + u, np.minimum(low, o)), np.maximum(high, o))
+        shown = np.where(u == 0, o, moved).astype(o.dtype, copy=False)
+        return Shown(torch.from_numpy(shown), active, value)
 
     @property
     def _drawn(self) -> bool:
@@ -227,59 +181,6 @@ class PGD(Bounded):
         if self.budget.norm == "linf":
             return Phases(tuple(sizes))
         return Phases(tuple(size / reach.largest for size in sizes), sign=False)
-
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Attack observations; see [`Attack`][jostle.observation.Attack]."""
-        found = self._closed_form(policy, o, t, generator)
-        return found or super().__call__(policy, o, t=t, generator=generator)
-
-    def _closed_form(
-        self, policy: Policy, o: Any, t: Any, generator: torch.Generator | None
-    ) -> tuple[Any, Info] | None:
-        """The same attack by a gradient written out by hand; `None` where that does not cover it."""
-        layers = policy.chain
-        if self.budget.norm != "linf" or self.restarts > 1 or layers is None or not Chain.fits(layers):
-            return None
-        chain = Chain(layers)
-        given = o.detach() if isinstance(o, Tensor) else o
-        if (isinstance(given, Tensor) and given.device.type != "cpu") or not hasattr(given, "dtype"):
-            return None
-        array = np.asarray(given) if not isinstance(given, Tensor) or given.dtype in _SINGLE else np.zeros(0)
-        e, largest = self.budget.vector(policy, array.dtype)
-        sizes = self._sizes(largest) if largest else None
-        clean = array[None] if array.ndim == 1 else array
-        shaped = array.ndim in (1, 2) and clean.shape[1:] == (policy.features,) and len(clean)
-        if sizes is None or not shaped or array.dtype != chain.dtype or not np.isfinite(clean).all():
-            return None
-        x0, _ = chain.forward(clean)
-        slope = self.goal.closed(policy, x0, np.broadcast_to(np.asarray(t, dtype=np.int64), (len(clean),)))
-        if slope is None:
-            return None
-        low = np.minimum(policy.observation_low.numpy(), clean)
-        high = np.maximum(policy.observation_high.numpy(), clean)
-        u = np.zeros_like(clean)
-        if self._drawn:
-            tensor = torch.from_numpy(clean)
-            reach = Reach.around(self.budget, tensor, policy.observation_low, policy.observation_high)
-            u[:, reach.active] = self._first(reach, _need(generator, "a random start")).numpy()
-        u, value = climb(
-            chain, slope, clean, u, np.maximum(-e, low - clean), np.minimum(e, high - clean), sizes
-        )
-        shown = np.where(u == 0, clean, np.minimum(np.maximum(clean + u, low), high)).astype(
-            clean.dtype, copy=False
-        )
-        gap = np.abs(shown - clean)
-        furthest = gap.max(1)
-        info = Info(furthest > 0, furthest, np.sqrt((gap * gap).sum(1)), np.flatnonzero(e), value)
-        out = shown.reshape(array.shape)
-        return (torch.from_numpy(out) if isinstance(o, Tensor) else out), info
 
 
 @dataclass(frozen=True, eq=False)
@@ -380,9 +281,3 @@ def MinQ(budget: Budget | None = None, **settings: Any) -> PGD:
 def MinValue(budget: Budget | None = None, **settings: Any) -> PGD:
     """The observation with the smallest V in the eyes of the policy."""
     return PGD(budget or Budget(), LowestValue(), **settings)
-
-
-def _need(generator: torch.Generator | None, what: str) -> torch.Generator:
-    if generator is None:
-        raise JostleError(f"generator must be given: the attack draws numbers for {what}")
-    return generator

@@ -1,6 +1,7 @@
 """How far an attacker may move each sensor: per-feature budgets in the norms of the core."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -12,6 +13,7 @@ from torch import Tensor
 from jostle.core.budgets import L1, L2, Linf
 from jostle.core.budgets import Budget as Ball
 from jostle.core.errors import JostleError, require
+from jostle.observation.attack import Shown
 
 Norm = Literal["linf", "l2", "l1"]
 Units = Literal["observation", "range", "std"]
@@ -82,13 +84,14 @@ class Budget:
             e = e * _vector("scale", self.scale, features)
         return e
 
-    def vector(self, policy: Any, dtype: Any) -> tuple[np.ndarray, float]:
-        """`e` for a policy's observations as an array, and its largest entry; worked out once."""
+    def vector(self, policy: Any, dtype: torch.dtype) -> tuple[np.ndarray, Tensor, float]:
+        """`e` for a policy's observations as an array, where it is above 0, and its largest entry; once."""
         key = (id(policy.observation_low), dtype)
         if key not in self._memo:
-            e = self.radii(policy.features, policy.observation_low, policy.observation_high).numpy()
-            self._memo[key] = policy.observation_low, e.astype(dtype), float(e.max(initial=0.0))
-        return self._memo[key][1:]
+            e = self.radii(policy.features, policy.observation_low, policy.observation_high)
+            kept = (e.to(dtype).numpy(), e.nonzero()[:, 0], float(e.max()))
+            self._memo[key] = policy.observation_low, kept
+        return self._memo[key][1]
 
     def times(self, factor: float) -> "Budget":
         """The same budget with every radius multiplied by `factor`."""
@@ -96,12 +99,26 @@ class Budget:
         return Budget(eps, self.norm, self.mask, self.units, self.scale)
 
 
+class _Sides(Linf):
+    """`Linf` of a reach, whose parts were checked when they were made: a loop over environment steps makes many."""
+
+    def __post_init__(self) -> None:
+        pass
+
+    def projector(self, u: Tensor, x: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """Clip between the budget's sides and the box's."""
+        assert x is not None and self.scale is not None and isinstance(self.lower, Tensor)
+        assert isinstance(self.upper, Tensor)
+        low, high = torch.maximum(self.lower - x, -self.scale), torch.minimum(self.upper - x, self.scale)
+        return lambda move: torch.clamp(move, low, high)
+
+
 @dataclass(frozen=True, eq=False)
 class Reach:
     """A budget around given observations: the core's ball for the features that can move, and back.
 
     The ball lives on the movable features alone. With `linf` its coordinates are those of the observation,
-    with `l2` and `l1` the scaled ones `(o' - o) / e`.
+    with `l2` and `l1` the scaled ones `(o' - o) / e`. `whole`: whether every feature can move.
     """
 
     clean: Tensor
@@ -111,6 +128,7 @@ class Reach:
     low: Tensor
     high: Tensor
     largest: float
+    whole: bool
 
     @classmethod
     def around(cls, budget: Budget, o: Tensor, low: Tensor, high: Tensor) -> "Reach":
@@ -119,17 +137,20 @@ class Reach:
         if key not in budget._memo:  # an environment loop asks for the same at every step
             e = budget.radii(o.shape[1], low, high).to(o)
             active = e.nonzero().reshape(-1)
-            largest = float(e.max()) if len(active) else 0.0
-            budget._memo[key] = (low, high), active, e[active], low.to(o)[active], high.to(o)[active], largest
-        _, active, e, lo, hi, largest = budget._memo[key]
-        some = o[:, active]
+            largest = float(e.max())
+            box = low.to(o)[active], high.to(o)[active]
+            budget._memo[key] = (low, high), active, e[active], *box, largest, len(active) == len(e)
+        _, active, e, lo, hi, largest, whole = budget._memo[key]
+        some = o if whole else o[:, active]
         # Where the clean value lies outside the space already, it may stay there.
-        return cls(o, budget.norm, active, e, torch.minimum(lo, some), torch.maximum(hi, some), largest)
+        return cls(
+            o, budget.norm, active, e, torch.minimum(lo, some), torch.maximum(hi, some), largest, whole
+        )
 
     @cached_property
     def some(self) -> Tensor:
         """The clean values of the movable features."""
-        return self.clean[:, self.active]
+        return self.clean if self.whole else self.clean[:, self.active]
 
     @property
     def unit(self) -> Tensor | float:
@@ -145,7 +166,7 @@ class Reach:
     def ball(self) -> Ball:
         """The core's budget for perturbations of `centre`."""
         if self.norm == "linf":
-            return Linf(1.0, lower=self.low, upper=self.high, scale=self.e)
+            return _Sides(1.0, lower=self.low, upper=self.high, scale=self.e)
         centre = self.centre
         kind = L2 if self.norm == "l2" else L1
         return kind(
@@ -161,16 +182,24 @@ class Reach:
     def shift(self, u: Tensor) -> Tensor:
         """The observations under perturbation `u`, differentiable in `u`."""
         move = u if self.norm == "linf" else u * self.e
-        if len(self.active) == self.clean.shape[1]:
+        if self.whole:
             return self.clean + move
         return self.clean.index_add(1, self.active, move)
 
-    def show(self, u: Tensor) -> Tensor:
+    def inward(self, grad: Tensor) -> Tensor:
+        """The gradient in `u`, from that in the observations."""
+        some = grad if self.whole else grad[:, self.active]
+        return some if self.norm == "linf" else some * self.e
+
+    def shown(self, u: Tensor, value: Tensor | None = None) -> Shown:
         """The observations under perturbation `u`, exactly inside the box; what did not move keeps its bits."""
-        moved = torch.minimum(torch.maximum(self.some + u * self.unit, self.low), self.high)
-        out = self.clean.clone()
-        out[:, self.active] = torch.where(u == 0, self.some, moved)
-        return out
+        move = u if self.norm == "linf" else u * self.e
+        out = torch.where(u == 0, self.some, torch.clamp(self.some + move, self.low, self.high))
+        if not self.whole:
+            full = self.clean.clone()
+            full[:, self.active] = out
+            out = full
+        return Shown(out, self.active, None if value is None else value.cpu().numpy())
 
 
 def suggest_budget(log: Any, *, quantile: float = 0.5, factor: float = 1.0) -> Budget:

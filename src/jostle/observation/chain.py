@@ -6,7 +6,7 @@ memory; a test holds it to the engine's result.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,28 +15,35 @@ from numpy.typing import NDArray
 from torch import nn
 
 from jostle.core.ascent import NonFiniteGradient
+from jostle.observation.objectives import Slope
 
 Array = NDArray[Any]
-Slope = Callable[[Array], tuple[Array, Array]]
+_PRECISIONS = (torch.float32, torch.float64)
+_NONE = np.zeros(0)
 
 
 class Chain:
     """The layers as arrays, on the network's own memory: what is learnt meanwhile shows here at once."""
 
-    def __init__(self, layers: Sequence[nn.Module]) -> None:
-        self.layers: list[tuple[str, Array, Array]] = [_arrays(layer) for layer in layers]
-        self.dtype = self.layers[0][1].dtype
+    def __init__(self, layers: list[tuple[str, Array, Array]]) -> None:
+        self.layers = layers
 
-    @staticmethod
-    def fits(layers: Sequence[nn.Module] | None) -> bool:
-        """Whether these layers are on the CPU, in single or double precision."""
-        first = layers[0].weight if layers and isinstance(layers[0], nn.Linear) else None
-        return (
-            first is not None
-            and first.device.type == "cpu"
-            and first.dtype in (torch.float32, torch.float64)
-            and not nn.utils.parametrize.is_parametrized(layers[0])  # type: ignore[index]
-        )
+    @classmethod
+    def of(cls, modules: Sequence[nn.Module], dtype: torch.dtype) -> "Chain | None":
+        """The chain of these layers, if they are on the CPU, all in this precision, single or double."""
+        layers = []
+        for module in modules:
+            if isinstance(module, nn.Linear):
+                weight, bias = module.weight.detach(), module.bias
+                if not weight.is_cpu or weight.dtype != dtype or dtype not in _PRECISIONS:
+                    return None
+                across = weight.numpy().T
+                layers.append(
+                    ("linear", across, np.zeros(1, across.dtype) if bias is None else bias.detach().numpy())
+                )
+            else:
+                layers.append(("tanh" if isinstance(module, nn.Tanh) else "relu", _NONE, _NONE))
+        return cls(layers)
 
     def forward(self, h: Array) -> tuple[Array, list[Array]]:
         """The output, and every layer's."""
@@ -65,7 +72,14 @@ class Chain:
 
 
 def climb(
-    chain: Chain, slope: Slope, clean: Array, u: Array, low: Array, high: Array, sizes: Sequence[float]
+    chain: Chain,
+    slope: Slope,
+    clean: Array,
+    u: Array,
+    low: Array,
+    high: Array,
+    sizes: Sequence[float],
+    last: bool = False,
 ) -> tuple[Array, Array]:
     """The best perturbation that sign steps find: `u <- clip(u + a_k sign(g), low, high)`.
 
@@ -73,13 +87,15 @@ def climb(
 
     **Arguments:** `chain`: the policy's body. `slope`: the objective of its output. `clean`: observations,
     `(batch, features)`. `u`: first perturbation. `low`, `high`: bounds on it. `sizes`: lengths, not growing.
+    `last`: give back the last iterate instead.
     **Returns:** the perturbation with the largest objective among all iterates, a sample, and that objective.
     """
     best_u, best = u, None
     for t, size in enumerate(sizes):
         x, kept = chain.forward(clean + u)
         value, g = slope(x)
-        best_u, best = _better(value, u, best_u, best)
+        if not last:
+            best_u, best = _better(value, u, best_u, best)
         way = np.sign(chain.backward(kept, g))
         _check(way, t)
         way *= clean.dtype.type(size)
@@ -87,24 +103,20 @@ def climb(
         np.minimum(way, high, out=way)
         np.maximum(way, low, out=way)
         if t % 4 == 3 and np.array_equal(way, u):
-            return best_u, best
+            if not last and best is not None:
+                return best_u, best
+            break
         u = way
     value, _ = slope(chain.forward(clean + u)[0])
-    return _better(value, u, best_u, best)
-
-
-def _arrays(layer: nn.Module) -> tuple[str, Array, Array]:
-    if not isinstance(layer, nn.Linear):
-        return ("tanh" if isinstance(layer, nn.Tanh) else "relu"), np.zeros(0), np.zeros(0)
-    weight = layer.weight.detach().numpy().T
-    bias = np.zeros(weight.shape[1], weight.dtype) if layer.bias is None else layer.bias.detach().numpy()
-    return "linear", weight, bias
+    return (u, value) if last else _better(value, u, best_u, best)
 
 
 def _better(value: Array, u: Array, best_u: Array, best: Array | None) -> tuple[Array, Array]:
     if best is None:
         return u, value
     rose = value > best
+    if len(rose) == 1:
+        return (u, value) if rose[0] else (best_u, best)
     if rose.all():
         return u, value
     if not rose.any():
@@ -114,7 +126,7 @@ def _better(value: Array, u: Array, best_u: Array, best: Array | None) -> tuple[
 
 def _check(way: Array, t: int) -> None:
     # Signs are -1, 0, 1 or NaN: an overflow in the gradient has become NaN on its way, or a sign like others.
-    total = float(np.add.reduce(way, axis=None))
+    total = np.add.reduce(way, axis=None)
     if total != total:
         raise NonFiniteGradient(t, float(np.isnan(way).mean()))
     if t == 0 and total == 0.0 and way.size and not way.any():

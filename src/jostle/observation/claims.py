@@ -99,20 +99,54 @@ CLAIMS = [
     ),
     Claim(
         "OBS-C4",
-        "An attack without a budget does far more harm (twice the cost), with the largest distortion.",
+        "An attack toward the actions of an agent that was paid for harm, without a budget, does far more harm (twice "
+        "the cost), with the largest distortion.",
         "optimally targeted without a budget: cost 3.04 against .92 for bifurcated .05 (PPO with 20 actions)",
         "gpu",
         _said(
-            _with("unbounded", "bifurcated"),
+            _with("optimally targeted", "bifurcated"),
             lambda m: (
-                f"cost regret {_mean(kpi(m, 'unbounded', 'cost')):.2f} against "
-                f"{_mean(kpi(m, 'bifurcated', 'cost')):.2f}, distance {m['attacks']['unbounded']['linf']:.2f} against "
-                f"{m['attacks']['bifurcated']['linf']:.2f}"
+                f"cost regret {_mean(kpi(m, 'optimally targeted', 'cost')):.2f} against "
+                f"{_mean(kpi(m, 'bifurcated', 'cost')):.2f}, distance "
+                f"{m['attacks']['optimally targeted']['linf']:.2f} against {m['attacks']['bifurcated']['linf']:.2f}"
             ),
         ),
         lambda m: (
-            _mean(kpi(m, "unbounded", "cost")) > 2 * _mean(kpi(m, "bifurcated", "cost"))
-            and m["attacks"]["unbounded"]["linf"] > m["attacks"]["bifurcated"]["linf"]
+            _mean(kpi(m, "optimally targeted", "cost")) > 2 * _mean(kpi(m, "bifurcated", "cost"))
+            and m["attacks"]["optimally targeted"]["linf"] > m["attacks"]["bifurcated"]["linf"]
+        ),
+    ),
+    Claim(
+        "OBS-C5",
+        "Discretised actions cut the cost regret of the same attack, for every battery.",
+        "cost regret .127 (PPO with 20 actions) against .635 (SAC), bifurcated .05",
+        "gpu",
+        lambda m: (
+            f"cost regret {_mean(m['discretised']['cost regret']):.3f} with {m['discretised']['bins']} actions, "
+            f"{_mean(kpi(m, 'bifurcated', 'cost')):.3f} continuous"
+            if m["discretised"] and "bifurcated" in m["attacks"]
+            else None
+        ),
+        lambda m: all(
+            a < b for a, b in zip(m["discretised"]["cost regret"], kpi(m, "bifurcated", "cost"), strict=True)
+        ),
+    ),
+    Claim(
+        "OBS-C6",
+        "Training in turns with an adversary (ATLA) removes most of the ramping that a learnt adversary adds.",
+        "ramping regret .36 to .006 (PPO)",
+        "gpu",
+        lambda m: (
+            "ramping regret {:.3f} to {:.3f}; clean cost {:.3f} to {:.3f}".format(
+                *(m["alternated"][n]["regret"]["ramping"] for n in ("plain", "alternated")),
+                *(m["alternated"][n]["clean"]["cost"] for n in ("plain", "alternated")),
+            )
+            if m["alternated"]
+            else None
+        ),
+        lambda m: (
+            m["alternated"]["alternated"]["regret"]["ramping"]
+            < 0.5 * m["alternated"]["plain"]["regret"]["ramping"]
         ),
     ),
     Claim(

@@ -1,14 +1,16 @@
 """Gymnasium environments whose observations pass through an attacker; everything else stays true."""
 
+import math
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
-from gymnasium.vector import AutoresetMode, VectorEnv, VectorWrapper
+from gymnasium.vector import AutoresetMode, VectorActionWrapper, VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 from jostle.core.errors import require
-from jostle.observation.attacks import Attack
+from jostle.observation.attack import Attack
 from jostle.observation.policy import Policy
 
 
@@ -93,6 +95,33 @@ class AttackedVectorEnv(VectorWrapper):
     def _show(self, o: Any, info: dict) -> tuple[Any, dict]:
         shown, what = self.attack(self.policy, o, t=self.t, generator=self.generator)
         return shown, {**info, "true_observation": o, "attack": what}
+
+
+class DiscretizedVectorEnv(VectorActionWrapper):
+    """A vector environment whose one action is one of `bins` evenly spaced ones, the middles of the bins.
+
+    Gymnasium's `DiscretizeAction` for many copies at a time.
+
+    **Arguments:** `env`: with one bounded action. `bins`: at least 2.
+    """
+
+    def __init__(self, env: VectorEnv, bins: int) -> None:
+        super().__init__(env)
+        space = env.single_action_space
+        require(
+            getattr(space, "shape", None) == (1,) and hasattr(space, "low"),
+            f"env must have one continuous action to be discretised, but {space} came",
+        )
+        require(bins >= 2, f"bins must be at least 2, but {bins} came")
+        low, high = float(space.low[0]), float(space.high[0])  # type: ignore[attr-defined]
+        require(math.isfinite(high - low), f"env must have a bounded action, but {space} came")
+        self.levels = low + (np.arange(bins) + 0.5) * (high - low) / bins
+        self.single_action_space = gym.spaces.Discrete(bins)
+        self.action_space = batch_space(self.single_action_space, env.num_envs)
+
+    def actions(self, actions: Any) -> Any:
+        """The continuous actions of bins, `(copies,)`."""
+        return self.levels[np.asarray(actions)][:, None]
 
 
 def _fits(space: Any, policy: Policy) -> None:

@@ -15,7 +15,7 @@ from scipy.stats import t as student
 
 from jostle.core.errors import require
 from jostle.files import write_json
-from jostle.observation.attacks import Attack
+from jostle.observation.attack import Attack
 from jostle.observation.policy import Policy
 
 if TYPE_CHECKING:
@@ -288,10 +288,12 @@ class _Native:
         return o, rewards, over
 
     def kpi(self) -> dict[str, Array]:
-        return self.env.kpis() if hasattr(self.env, "kpis") else {}  # type: ignore[attr-defined]
+        inner: Any = self.env.unwrapped
+        return inner.kpis() if hasattr(inner, "kpis") else {}
 
     def series(self) -> dict[str, Array]:
-        return {name: np.array(getattr(self.env, name)) for name in ("net", "soc") if hasattr(self.env, name)}
+        inner = self.env.unwrapped
+        return {name: np.array(getattr(inner, name)) for name in ("net", "soc") if hasattr(inner, name)}
 
 
 def _fleet(make_env: Callable[[], Any], count: int) -> _Many | _Native:

@@ -19,7 +19,7 @@ from jostle.observation.evaluate import roll
 from jostle.observation.policy import Policy, wrap_policy
 
 Rule = Callable[[NDArray[Any]], NDArray[Any]]
-"""From true observations `(batch, features)` to executed actions `(batch, actions)`."""
+"""From true observations `(batch, features)` to executed actions `(batch, actions)`, or classes `(batch,)`."""
 
 
 def network(
@@ -51,7 +51,9 @@ def imitate(
     lr: float = 1e-3,
     guard: tuple[PGD, float] | None = None,
 ) -> float:
-    """Fit a policy's net to executed actions by squared error, in place; the loss of the last batch.
+    """Fit a policy's net to executed actions, in place; the loss of the last batch.
+
+    By squared error; discrete actions by cross-entropy.
 
     With a `guard`, an attack and a weight kappa, the loss gains `kappa D(o', o)`, the squared shift of the
     action at the attacked observation: the smoothness regulariser of Zhang et al. (2020) for policies that
@@ -60,12 +62,15 @@ def imitate(
     **Arguments:** `net`: `policy.net`. `o`: `(samples, features)`. `wanted`: `(samples, actions)`. `generator`:
     shuffles, and draws for the attack.
     """
+    require(guard is None or not policy.discrete, "guard is for continuous actions")
     learning = torch.optim.Adam(net.parameters(), lr)
     steps = epochs * (-(-len(o) // batch))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(learning, steps)
 
     def loss(_: nn.Module, pair: tuple[Tensor, ...]) -> Tensor:
         seen, target = pair
+        if policy.discrete:
+            return nn.functional.cross_entropy(policy.body(seen), target)
         shown = seen if guard is None else guard[0](policy, seen, generator=generator)[0]
         action = policy.execute(policy.body(seen))
         fit = (action - target).square().mean()
@@ -108,13 +113,16 @@ def clone(
     **Arguments:** `rule`. `make_env`, `seeds`: as for [`evaluate`][jostle.observation.evaluate]. `spaces`: of
     observations and actions. `hidden`: widths. `rounds`: of DAgger. `epochs`: of each fit. `guard`: see
     `imitate`. `generator`: first weights and shuffling.
-    **Returns:** [`Clone`][jostle.observation.Clone], with a tanh head.
+    **Returns:** [`Clone`][jostle.observation.Clone], with a tanh head, or one class a discrete action.
     """
-    net = network((spaces[0].shape[0], *hidden, spaces[1].shape[0]), generator)
-    policy = wrap_policy(net, head="tanh", observation_space=spaces[0], action_space=spaces[1])
+    discrete = hasattr(spaces[1], "n")
+    outputs = int(spaces[1].n) if discrete else spaces[1].shape[0]
+    net = network((spaces[0].shape[0], *hidden, outputs), generator)
+    head = "argmax" if discrete else "tanh"
+    policy = wrap_policy(net, head=head, observation_space=spaces[0], action_space=spaces[1])
     seen = _flat(roll(_Ruled(policy, rule), make_env, None, seeds).true)
     for turn in range(rounds + 1):
-        wanted = torch.from_numpy(np.asarray(rule(seen), dtype=np.float32))
+        wanted = torch.from_numpy(np.asarray(rule(seen), dtype=np.int64 if discrete else np.float32))
         o = torch.from_numpy(seen)
         imitate(net, policy, o, wanted, generator, epochs=epochs, guard=guard)
         if turn < rounds:
@@ -133,7 +141,7 @@ class _Ruled(Policy):
 
     def act(self, o: Any, generator: torch.Generator | None = None) -> Any:
         """What the rule says."""
-        return np.asarray(self.rule(o), dtype=np.float32)  # type: ignore[attr-defined]
+        return np.asarray(self.rule(o), dtype=np.int64 if self.discrete else np.float32)  # type: ignore[attr-defined]
 
 
 def _flat(o: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,9 +9,11 @@ import torch
 
 from jostle.core.errors import optional, require
 from jostle.observation.adversary import learn_adversary
-from jostle.observation.attacks import PGD, Attack, Bifurcation
+from jostle.observation.attack import Attack
+from jostle.observation.attacks import PGD, Bifurcation
 from jostle.observation.budget import Budget
 from jostle.observation.envs import AttackedEnv
+from jostle.observation.learning import silent
 from jostle.observation.policy import wrap_policy
 from jostle.observation.wrapped import Timed
 
@@ -52,6 +54,7 @@ def harden(
     require(0 <= ratio <= 1, f"ratio must lie in [0, 1], but {ratio} came")
     require(turns >= 1, f"turns must be at least 1, but {turns} came")
     rng = torch.Generator().manual_seed(seed)
+    silent(model)
     with torch.random.fork_rng(devices=[]):
         if method == "adv":
             strong = attack or Bifurcation(budget, steps=10)

@@ -42,10 +42,28 @@ def learn_agent(
     chosen: dict[str, Any] = {"policy_kwargs": {"net_arch": list(hidden)}, "seed": seed, "device": device}
     if algorithm == "sac":
         chosen |= {"train_freq": 2, "gradient_steps": 1, "learning_starts": min(1000, steps // 2)}
+    else:
+        chosen["n_steps"] = rollout(steps)
     hook = _watch(steps, callback)
     with torch.random.fork_rng(devices=[]):
-        model = getattr(sb3, algorithm.upper())("MlpPolicy", env, **{**chosen, **settings})
+        model = silent(getattr(sb3, algorithm.upper())("MlpPolicy", env, **{**chosen, **settings}))
         model.learn(steps, callback=hook)
+    return model
+
+
+def rollout(steps: int) -> int:
+    """Steps of one of PPO's rollouts: 2,048 as by default, but not more than there are, in batches of 64.
+
+    >>> rollout(10_000), rollout(200)
+    (2048, 192)
+    """
+    return max(64, min(2048, steps // 64 * 64))
+
+
+def silent(model: Any) -> Any:
+    """A model that would log nothing leaves no folder of logs behind; one that logs is as it was."""
+    if not model.verbose and model.tensorboard_log is None and not getattr(model, "_custom_logger", False):
+        model.set_logger(optional("stable_baselines3.common.logger", "observation").Logger(None, []))
     return model
 
 

@@ -1,5 +1,6 @@
 """Attack objectives: a loss tied to a policy, the clean observations and the time step."""
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
-from jostle.observation.losses import Distance, bifurcated, dl, gaussian_kl, gdl, halves, regression
+from jostle.observation.losses import Distance, dl, gaussian_kl, gdl, halves
 from jostle.observation.policy import Policy
 
 Direction = Literal["flip", "up", "down", "toggle"] | Callable[[np.ndarray], np.ndarray]
@@ -18,27 +19,42 @@ Value = Callable[[Tensor, Tensor], Tensor]
 """From perturbed observations and the body's output for them to one number a sample."""
 
 
-Slope = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""From the body's output to the objective, one number a sample, and its gradient in the output."""
+Slope = Callable[[Any], tuple[Any, Any]]
+"""From the body's output, array or tensor, to the objective, one number a sample, and its gradient in the output."""
 
 
 class Goal(ABC):
-    """What to maximise; a small class of settings with one method."""
+    """What to maximise; a small class of settings with one method: `slope` where there is one, or else `bind`."""
 
     needs_start: bool = False
     """Whether its gradient vanishes at the clean point, so that an ascent must start elsewhere."""
+
+    reads_output_only: bool = False
+    """Whether it asks nothing of the policy but its body's output: no critic, no spread."""
+
+    def slope(self, policy: Policy, x0: Any, t: np.ndarray) -> Slope | None:
+        """Tie the objective to the clean output `x0`, array or tensor, if its gradient there has a closed form."""
+        return None
 
     @abstractmethod
     def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         """Tie the objective to clean observations `(batch, features)` at time steps `t`, one a sample."""
 
-    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
-        """The same in closed form, from the clean output `x0`; `None` where there is none."""
-        return None
+
+class _Sloped(Goal):
+    """A goal whose gradient in the policy's output is known in closed form."""
+
+    reads_output_only = True
+
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        with torch.no_grad():
+            slope = self.slope(policy, policy.body(o), t)
+        assert slope is not None
+        return lambda _, x: slope(x)[0]
 
 
 @dataclass(frozen=True)
-class Bifurcate(Goal):
+class Bifurcate(_Sloped):
     """Push the action to the other half of its range, or to a named one.
 
     **Arguments:** `direction`: `flip` (away from the clean half), `up`, `down`, `toggle` (down on even steps,
@@ -50,34 +66,38 @@ class Bifurcate(Goal):
     dims: tuple[int, ...] | None = None
     weights: tuple[float, ...] | None = None
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
-        with torch.no_grad():
-            x0 = policy.body(o)
-        if policy.discrete:
-            return self._grouped(x0, t)
-        assert policy.centre is not None
-        centre = policy.centre.to(x0)
-        side = torch.from_numpy(self._sides(x0.cpu().numpy(), centre.cpu().numpy(), t)).to(x0)
-        return lambda _, x: bifurcated(x, side, centre)
-
-    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
+    def slope(self, policy: Policy, x0: Any, t: np.ndarray) -> Slope | None:
         if policy.discrete or policy.centre is None:
             return None
-        centre = policy.centre.numpy().astype(x0.dtype)
+        centre = policy.centre.to(x0) if isinstance(x0, Tensor) else policy.centre.numpy().astype(x0.dtype)
         side = 2 * self._sides(x0, centre, t)
-        return lambda x: ((side * (x - centre)).sum(1), side)
+        return lambda x: (_rows((x - centre) * side), side)
 
-    def _sides(self, x0: np.ndarray, centre: np.ndarray, t: np.ndarray) -> np.ndarray:
-        """Where each action is pushed, weights and all: `(batch, actions)`."""
+    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+        if not policy.discrete:
+            return super().bind(policy, o, t)
+        with torch.no_grad():
+            x0 = policy.body(o)
+        return self._grouped(x0, t)
+
+    def _sides(self, x0: Any, centre: Any, t: np.ndarray) -> Any:
+        """Where each action is pushed, weights and all: `(batch, actions)`, of the kind of `x0`."""
         want = self._signs(t)
-        side = np.where(x0 >= centre, -1.0, 1.0) if want is None else want[:, None]
+        up = x0 < centre if want is None else want[:, None] > 0
+        side = 2.0 * _numbers(up, x0) - 1.0 + 0 * x0
         if self.dims is None and self.weights is None:
-            return np.broadcast_to(side, x0.shape).astype(x0.dtype)
-        return (side * self._weights(x0.shape[1])).astype(x0.dtype)
+            return side
+        return side * _numbers(self._weights(x0.shape[1]), x0)
 
     def _grouped(self, x0: Tensor, t: np.ndarray) -> Value:
         require(self.dims is None and self.weights is None, "dims and weights are for continuous actions")
-        groups = halves(x0.shape[1]).to(x0.device)
+        count = x0.shape[1]
+        if count % 2:
+            warnings.warn(
+                f"{count} actions have no halves: the lower {count // 2} stand against the upper {count - count // 2}",
+                stacklevel=2,
+            )
+        groups = halves(count).to(x0.device)
         y = x0.argmax(1)
         want = self._signs(t)
         if want is None:
@@ -120,20 +140,27 @@ class Bifurcate(Goal):
 
 
 @dataclass(frozen=True)
-class Regress(Goal):
+class Regress(_Sloped):
     """Away from the clean output, by its distance: the untargeted baseline."""
 
     kind: Distance = "mse"
     needs_start = True
 
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
+    def slope(self, policy: Policy, x0: Any, t: np.ndarray) -> Slope:
         _continuous(policy, "a regression loss")
-        with torch.no_grad():
-            x0 = policy.body(o)
-        return lambda _, x: regression(x, x0, self.kind)
+        share = 1 / x0.shape[1]
 
-    def closed(self, policy: Policy, x0: np.ndarray, t: np.ndarray) -> Slope | None:
-        return None if policy.discrete else _distance(x0, self.kind)
+        def slope(x: Any) -> tuple[Any, Any]:
+            gap = x - x0
+            if self.kind == "mse":
+                return share * _rows(gap * gap), 2 * share * gap
+            if self.kind == "mae":
+                sign = torch.sign(gap) if isinstance(gap, Tensor) else np.sign(gap)
+                return share * _rows(abs(gap)), share * sign
+            near = gap.clip(-1, 1)
+            return share * _rows(near * (gap - near / 2)), share * near
+
+        return slope
 
 
 @dataclass(frozen=True)
@@ -141,6 +168,7 @@ class Classify(Goal):
     """Away from the clean class, by the cross-entropy (`ce`) or the difference of logits (`dl`)."""
 
     kind: Literal["ce", "dl"] = "ce"
+    reads_output_only = True
 
     def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
         require(
@@ -218,17 +246,11 @@ def _continuous(policy: Policy, what: str) -> None:
         raise JostleError(f"{what} is for continuous actions, but this policy's are discrete")
 
 
-def _distance(x0: np.ndarray, kind: Distance) -> Slope:
-    share = 1 / x0.shape[1]
+def _rows(values: Any) -> Any:
+    """The sum of each row, array or tensor."""
+    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
 
-    def slope(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        gap = x - x0
-        if kind == "mse":
-            return share * (gap * gap).sum(1), 2 * share * gap
-        if kind == "mae":
-            return share * np.abs(gap).sum(1), share * np.sign(gap)
-        size = np.abs(gap)
-        value = np.where(size < 1, 0.5 * gap * gap, size - 0.5).sum(1)
-        return share * value, share * np.minimum(np.maximum(gap, -1), 1)
 
-    return slope
+def _numbers(values: Any, like: Any) -> Any:
+    """Numbers of the kind of `like`: an array of its precision, or a tensor on its device."""
+    return torch.as_tensor(values).to(like) if isinstance(like, Tensor) else np.asarray(values, like.dtype)

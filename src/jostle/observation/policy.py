@@ -1,9 +1,10 @@
 """A trained policy as the attacks see it: a differentiable body, and how its output becomes an action."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import partial
 from itertools import chain
 from typing import Any, Literal
 
@@ -16,7 +17,7 @@ from jostle.core.taps import frozen
 
 Head = Literal["tanh", "clip", "argmax"]
 _CHAIN = (nn.Linear, nn.Tanh, nn.ReLU)
-_NOTHING = (nn.Identity, nn.Dropout, nn.Flatten)
+_NOTHING = (nn.Identity, nn.Dropout)  # in evaluation mode
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,11 +59,11 @@ class Policy:
 
     @property
     def like(self) -> Tensor:
-        """An empty tensor on the device and in the precision of the policy."""
+        """A tensor on the device and in the precision of the policy."""
         for tensor in chain(self.net.parameters(), self.net.buffers()):
             if tensor.is_floating_point():
-                return tensor.detach().new_empty(0)
-        return torch.empty(0)
+                return tensor
+        return self.observation_low
 
     def body(self, o: Tensor) -> Tensor:
         """The output before squashing: `(batch, actions)` or `(batch, classes)`."""
@@ -117,13 +118,33 @@ class Policy:
             raise JostleError("policy has no critic Q: wrap a SAC, TD3 or DDPG model, or give q=")
         return self.q_of(o, a).reshape(len(o))
 
-    @cached_property
+    @property
     def chain(self) -> tuple[nn.Module, ...] | None:
         """The body as linear, tanh and ReLU layers in a row, or `None` if it is anything else."""
         layers = _flat(self.net)
-        if not layers or not isinstance(layers[0], nn.Linear) or not isinstance(layers[-1], nn.Linear):
+        if not layers or type(layers[0]) is not nn.Linear or type(layers[-1]) is not nn.Linear:
             return None
-        return tuple(layers) if all(isinstance(layer, _CHAIN) for layer in layers) else None
+        for layer in layers:
+            if type(layer) not in _CHAIN or not _plain(layer):
+                return None
+        return tuple(layers)
+
+    def swift(self) -> Callable[[Tensor], Tensor]:
+        """`body` for a loop over many steps, in a held policy: its linear layers without the calls of modules.
+
+        It is made for the weights of this moment.
+        """
+        layers = _flat(self.net)
+        if len(layers) < 2:
+            return self.net
+        calls = [_call(layer) for layer in layers]
+
+        def body(o: Tensor) -> Tensor:
+            for call in calls:
+                o = call(o)
+            return o
+
+        return body
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -154,7 +175,9 @@ class Policy:
         )
         x = given.detach().to(self.like)
         x = x[None] if given.ndim == 1 else x
-        require(bool(torch.isfinite(x).all()), "o must be finite, but it holds NaN or infinity")
+        # A finite sum tells at once; one that is not can be an overflow.
+        finite = math.isfinite(x.sum().item()) or bool(torch.isfinite(x).all())
+        require(finite, "o must be finite, but it holds NaN or infinity")
 
         def back(out: Tensor) -> Any:
             out = out[0] if given.ndim == 1 else out
@@ -205,7 +228,12 @@ def wrap_policy(
         net = model if isinstance(model, nn.Module) else _Called(model)
         found = {"net": net, "head": None, "value_of": value, "q_of": q}
         layers = _flat(net)
-        if layers and isinstance(layers[-1], nn.Tanh) and head in ("auto", "tanh"):
+        if (
+            len(layers) > 1
+            and type(layers[-1]) is nn.Tanh
+            and _plain(layers[-1])
+            and head in ("auto", "tanh")
+        ):
             found |= {"net": nn.Sequential(*layers[:-1]), "head": "tanh"}
     require(
         observation_space is not None and action_space is not None,
@@ -285,9 +313,32 @@ def _try(policy: Policy, outputs: int) -> None:
 
 
 def _flat(module: nn.Module) -> list[nn.Module]:
-    if not isinstance(module, nn.Sequential):
-        return [module] if not isinstance(module, _NOTHING) else []
-    return [layer for child in module for layer in _flat(child)]
+    """The layers of nested `Sequential`s in a row, without those that do nothing to a row of numbers."""
+    layers = _unrolled(module)
+    return layers[1:] if layers and type(layers[0]) is nn.Flatten and len(layers) > 1 else layers
+
+
+def _unrolled(module: nn.Module) -> list[nn.Module]:
+    if not _plain(module) or type(module) is not nn.Sequential:
+        return [] if type(module) in _NOTHING and _plain(module) else [module]
+    return [layer for child in module for layer in _unrolled(child)]
+
+
+def _plain(module: nn.Module) -> bool:
+    """Whether nothing listens to the module's calls."""
+    forward = module._forward_hooks or module._forward_pre_hooks
+    return not (forward or module._backward_hooks or module._backward_pre_hooks)
+
+
+def _call(layer: nn.Module) -> Callable[[Tensor], Tensor]:
+    if type(layer) is nn.Tanh and _plain(layer):
+        return torch.tanh
+    if type(layer) is not nn.Linear or not _plain(layer):
+        return layer
+    weight = layer.weight.detach().t()  # once: with one observation turning it round costs as much as tanh
+    if layer.bias is None:
+        return partial(torch.mm, mat2=weight)
+    return partial(torch.addmm, layer.bias.detach(), mat2=weight)
 
 
 class _Called(nn.Module):

@@ -4,9 +4,9 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from jostle.observation.building import BatteryBuilding
 from jostle.observation.district import FEATURES, District
 from jostle.observation.fitting import Rule
 
@@ -55,6 +55,6 @@ def swing_up(o: NDArray[Any]) -> NDArray[Any]:
 
 def spaces_of(env: Any) -> tuple[Any, Any]:
     """The spaces of one copy of an environment."""
-    if isinstance(env, BatteryBuilding):
+    if isinstance(env, VectorEnv):
         return env.single_observation_space, env.single_action_space
     return env.observation_space, env.action_space

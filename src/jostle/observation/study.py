@@ -32,8 +32,9 @@ class Config:
     `building`: of CityLearn's 2022 phase 2. `hours`: of its year, 0 for all. `batteries`: how many copies, each
     with a battery of its own. `eps`: the budget of every feature but the calendar. `steps`: of the ascents.
     `attacks`: of the year. `hidden`, `epochs`: of the networks. `pendulums`: clones of the swing-up. `episodes`:
-    of each. `harden_hours`: on which hardening is judged, 0: not. `permutations`, `rows`: of MMD. `jobs`: at a
-    time, through `engine`.
+    of each. `harden_hours`: on which smoothing is judged, 0: not. `bins`: of a second controller with discretised
+    actions, 0: none. `turns`: of a third one's alternating training, 0: none. `permutations`, `rows`: of MMD.
+    `jobs`: at a time, through `engine`.
     """
 
     seed: int = 0
@@ -58,6 +59,8 @@ class Config:
     pendulum_eps: tuple[float, ...] = (0.02, 0.1)
     episodes: int = 24
     harden_hours: int = 720
+    bins: int = 0
+    turns: int = 0
     permutations: int = 500
     rows: int = 1500
     jobs: int = 2
@@ -71,12 +74,14 @@ GPU = replace(
     train_steps=100_000,
     batteries=5,
     steps=40,
-    attacks=(*QUICK.attacks, "corner noise", "up", "down", "unbounded"),
+    attacks=(*QUICK.attacks, "corner noise", "up", "down", "optimally targeted"),
     epochs=60,
     pendulums=5,
     pendulum_eps=(0.02, 0.05, 0.1),
     episodes=64,
     harden_hours=8760,
+    bins=20,
+    turns=20,
     permutations=1000,
     rows=8760,
     jobs=8,
@@ -107,6 +112,9 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     clean = years["none"]
     made = run.stage("proxy", lambda stage: proxy_weights(task, clean["true"], clean["actions"]))
     task = replace(task, proxy=made[0], stealth_eps=tuple(quiet_radii(clean["true"])))
+    if "optimally targeted" in config.attacks:
+        paid = replace(task, agent="ppo", harmful=True, train_steps=config.train_steps)
+        task = replace(task, worst=run.stage("harmful agent", lambda stage: make_agent(paid)))
     found = run.stage("attacks", lambda stage: _side_by_side(config, run, stage, task))
     years |= {year["name"]: year for year in found["years"]}
     seen = {
@@ -119,7 +127,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "agent": config.agent,
         "attacks": {name: _row(clean, year) for name, year in years.items()},
         "pendulum": found["pendulum"],
-        "hardened": found["hardened"],
+        **{kind: found[kind] for kind in ("hardened", "discretised", "alternated")},
         "detected": {
             name: {k: row[k] for k in ("mmd", "p", "caught", "broken")} for name, row in detected.items()
         },
@@ -136,6 +144,10 @@ def _side_by_side(config: Config, run: Run, stage: Stage, task: Task) -> dict[st
     pieces += [("pendulum", replace(task, seed=config.seed + i)) for i in range(config.pendulums)]
     if config.harden_hours:
         pieces.append(("hardened", replace(task, hours=config.harden_hours)))
+    if config.bins:
+        pieces.append(("discretised", replace(task, bins=config.bins)))
+    if config.turns:
+        pieces.append(("alternated", replace(task, turns=config.turns)))
     done: dict[str, Any] = stage.load() or {}
     left = [i for i in range(len(pieces)) if str(i) not in done]
     with run.progress("attacked years and pendulums", len(pieces)) as advance:
@@ -150,7 +162,7 @@ def _side_by_side(config: Config, run: Run, stage: Stage, task: Task) -> dict[st
     return {
         "years": by.get("year", []),
         "pendulum": by.get("pendulum", []),
-        "hardened": by.get("hardened", [None])[0],
+        **{kind: by.get(kind, [None])[0] for kind in ("hardened", "discretised", "alternated")},
     }
 
 

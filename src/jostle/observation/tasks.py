@@ -4,19 +4,27 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
+from gymnasium.wrappers import DiscretizeAction, TransformReward
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
-from jostle.observation.attacks import FGSM, PGD, Attack, Bifurcation, Noise
+from jostle.observation.adversary import learn_adversary
+from jostle.observation.attack import Attack
+from jostle.observation.attacks import FGSM, PGD, Bifurcation, Noise, Targeted
 from jostle.observation.bounds import bounds
 from jostle.observation.budget import Budget, suggest_budget
 from jostle.observation.building import BatteryBuilding, Building
 from jostle.observation.consistency import rules_for
 from jostle.observation.district import CALENDAR, FEATURES, District, load_district
+from jostle.observation.envs import DiscretizedVectorEnv
 from jostle.observation.evaluate import Episodes, evaluate, roll
 from jostle.observation.fitting import Candidate, clone, fit_proxy, network
+from jostle.observation.harden import harden
+from jostle.observation.learning import learn_agent
 from jostle.observation.objectives import Regress
 from jostle.observation.policy import Policy, wrap_policy
 from jostle.observation.rules import ScaledPendulum, self_consumption, spaces_of, swing_up
@@ -28,7 +36,11 @@ Weights = Mapping[str, Tensor]
 
 @dataclass(frozen=True)
 class Task:
-    """What a piece of work needs to know. `hours`: of the year, 0 for all. `batteries`: seeds of the copies."""
+    """What a piece of work needs to know.
+
+    `hours`: of the year, 0 for all. `batteries`: seeds of the copies. `bins`: of a discretised action, 0: continuous.
+    `harmful`: the agent is paid for harm.
+    """
 
     building: str
     hours: int
@@ -41,9 +53,13 @@ class Task:
     name: str = ""
     weights: Any = None
     proxy: Any = None
+    worst: Any = None
     stealth_eps: Any = None
     agent: str = "clone"
     train_steps: int = 0
+    bins: int = 0
+    harmful: bool = False
+    turns: int = 0
     pendulum_eps: tuple[float, ...] = ()
     episodes: int = 0
 
@@ -52,6 +68,12 @@ def district_of(task: Task) -> District:
     """The building's data, cut to the task's hours."""
     whole = load_district(task.building)
     return whole if not task.hours else whole.window(0, task.hours)
+
+
+def buildings(task: Task, copies: int) -> VectorEnv:
+    """The building that the task is about, with as many copies of it, each with a battery of its own."""
+    env = BatteryBuilding(district_of(task), copies=copies, curves=None)
+    return DiscretizedVectorEnv(env, task.bins) if task.bins else env
 
 
 def calendar_masked(eps: Any = 0.05) -> Budget:
@@ -78,11 +100,13 @@ def attack_named(task: Task) -> Attack | None:
         "toggle": lambda: Bifurcation(budget, steps=steps, direction="toggle"),
         "up": lambda: Bifurcation(budget, steps=steps, direction="up"),
         "down": lambda: Bifurcation(budget, steps=steps, direction="down"),
-        "unbounded": lambda: Bifurcation(calendar_masked(1.0), steps=steps),
+        "optimally targeted": lambda: Targeted(
+            _policy(replace(task, agent="ppo", bins=0), task.worst).act, calendar_masked(1.0), steps=steps
+        ),
         "stealth bifurcated": lambda: Bifurcation(_need(quiet), steps=steps),
         "black-box toggle": lambda: Transfer(
             FGSM(calendar_masked(2 * task.eps), goal=Bifurcation(direction="toggle").goal),
-            _policy(task, task.proxy),
+            _policy(replace(task, agent="clone"), task.proxy),
         ),
     }
     if task.name not in made:
@@ -97,11 +121,12 @@ def _need(budget: Budget | None) -> Budget:
 
 
 def _policy(task: Task, weights: Weights) -> Policy:
-    observed, acted = spaces_of(BatteryBuilding(district_of(replace(task, hours=48))))
+    observed, acted = spaces_of(buildings(replace(task, hours=48), 1))
     activation = torch.nn.ReLU if task.agent == "sac" else torch.nn.Tanh
-    net = network((len(FEATURES), *task.hidden, 1), torch.Generator().manual_seed(0), activation)
+    sizes = (len(FEATURES), *task.hidden, task.bins or 1)
+    net = network(sizes, torch.Generator().manual_seed(0), activation)
     net.load_state_dict(dict(weights))
-    head: Any = "clip" if task.agent == "ppo" else "tanh"
+    head: Any = "argmax" if task.bins else "clip" if task.agent == "ppo" else "tanh"
     return wrap_policy(net, head=head, observation_space=observed, action_space=acted)
 
 
@@ -109,45 +134,56 @@ def make_agent(task: Task) -> dict[str, Tensor]:
     """The controller's weights: cloned from the self-consumption rule, or learnt by SAC or PPO."""
     data = district_of(task)
     if task.agent == "clone":
+        act = self_consumption(data)
         made = clone(
-            self_consumption(data),
-            lambda: BatteryBuilding(data),
-            spaces_of(BatteryBuilding(data)),
+            (lambda o: _binned(act(o), task.bins)) if task.bins else act,
+            lambda: buildings(task, 1),
+            spaces_of(buildings(task, 1)),
             hidden=task.hidden,
             epochs=task.epochs,
             generator=torch.Generator().manual_seed(task.seed),
         )
         return made.policy.net.state_dict()
-    from jostle.observation.learning import learn_agent
-
-    policy = wrap_policy(
-        learn_agent(Building(data), task.agent, steps=task.train_steps, hidden=task.hidden, seed=task.seed)
-    )
+    env: gym.Env = Building(data)
+    if task.bins:
+        env = DiscretizeAction(env, task.bins)
+    if task.harmful:
+        env = TransformReward(env, lambda reward: -float(reward))
+    model = learn_agent(env, task.agent, steps=task.train_steps, hidden=task.hidden, seed=task.seed)
+    policy = wrap_policy(model)
     assert policy.chain is not None
-    return torch.nn.Sequential(*policy.chain).state_dict()
+    return {key: value.cpu() for key, value in torch.nn.Sequential(*policy.chain).state_dict().items()}
+
+
+def _binned(actions: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each action, as `DiscretizeAction` cuts [-1, 1]."""
+    return np.clip((actions[:, 0] + 1) / 2 * bins, 0, bins - 1).astype(np.int64)
 
 
 def attacked_year(task: Task) -> dict[str, Any]:
     """A year under one attack, one copy a battery: returns, KPIs, and what the first copy saw and did."""
-    data = district_of(task)
     policy = _policy(task, task.weights)
-    count = len(task.batteries)
     rng = torch.Generator().manual_seed(task.seed)
     found = roll(
         policy,
-        lambda: BatteryBuilding(data, copies=count, curves=None),
+        lambda: buildings(task, len(task.batteries)),
         attack_named(task),
         task.batteries,
         rng,
     )
-    return {"name": task.name, "seconds": found.seconds, **_kept(found)}
+    kpi = {name: torch.from_numpy(value) for name, value in found.kpi.items()}
+    out = {
+        "name": task.name,
+        "seconds": found.seconds,
+        "returns": torch.from_numpy(found.returns),
+        "kpi": kpi,
+    }
+    return out if task.bins else {**out, **_kept(found)}
 
 
 def _kept(found: Episodes) -> dict[str, Any]:
     moved = np.abs(found.shown - found.true)
     return {
-        "returns": torch.from_numpy(found.returns),
-        "kpi": {name: torch.from_numpy(value) for name, value in found.kpi.items()},
         "action_mae": float(np.abs(found.actions - found.clean_actions).mean()),
         "linf": float(moved.max(2).mean()),
         "true": torch.from_numpy(found.true[:, 0].copy()),
@@ -250,6 +286,33 @@ def hardened(task: Task) -> dict[str, Any]:
     return out
 
 
+def discretised(task: Task) -> dict[str, Any]:
+    """The cost regret of the bifurcation attack on a controller of discretised actions, one number a battery."""
+    task = replace(task, agent="ppo" if task.agent != "clone" else "clone")
+    task = replace(task, weights=make_agent(task))
+    clean, hit = (attacked_year(replace(task, name=name))["kpi"]["cost"] for name in ("none", "bifurcated"))
+    return {"bins": task.bins, "clean cost": clean.tolist(), "cost regret": (hit - clean).tolist()}
+
+
+def alternated(task: Task) -> dict[str, Any]:
+    """PPO before and after training in turns with an adversary, each under an adversary learnt against it."""
+    data, budget = district_of(task), calendar_masked(task.eps)
+    steps, seed = task.train_steps, task.seed
+    model = learn_agent(Building(data), "ppo", steps=steps, hidden=task.hidden, seed=seed)
+    out: dict[str, Any] = {"plain": _against_its_own(task, model)}
+    harden(model, lambda: Building(data), budget, method="atla", steps=steps, turns=task.turns, seed=seed)
+    return out | {"alternated": _against_its_own(task, model)}
+
+
+def _against_its_own(task: Task, model: Any) -> dict[str, Any]:
+    """KPIs of an agent, and what an adversary adds that was learnt against it."""
+    policy, env = wrap_policy(model), Building(district_of(task))
+    budget, seed = calendar_masked(task.eps), task.seed + 1000
+    learnt = {"learnt": learn_adversary(env, policy, budget, steps=task.train_steps, seed=seed)}
+    rows = evaluate(policy, lambda: buildings(task, len(task.batteries)), learnt, seeds=task.batteries).rows
+    return {"clean": rows["none"].kpi, "regret": rows["learnt"].kpi_regret}
+
+
 def pendulum(task: Task) -> dict[str, Any]:
     """A cloned swing-up under each attack and budget: mean return, regrets, one episode each."""
     env = ScaledPendulum()
@@ -283,6 +346,8 @@ def do(task: tuple[str, Task]) -> Any:
         "year": attacked_year,
         "pendulum": pendulum,
         "hardened": hardened,
+        "discretised": discretised,
+        "alternated": alternated,
     }
     return kinds[task[0]](task[1])
 

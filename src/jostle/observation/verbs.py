@@ -8,7 +8,8 @@ import numpy as np
 import torch
 
 from jostle.core.errors import JostleError, require
-from jostle.observation.attacks import ACG, APGD, FGSM, PGD, Attack, Bifurcation, Noise
+from jostle.observation.attack import Attack
+from jostle.observation.attacks import ACG, APGD, FGSM, PGD, Bifurcation, Noise
 from jostle.observation.bounds import Method, bounds
 from jostle.observation.budget import Budget, suggest_budget
 from jostle.observation.building import BatteryBuilding, Building

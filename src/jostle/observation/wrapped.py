@@ -1,15 +1,15 @@
 """Attacks made of attacks: at chosen moments, with the least change, through a stand-in for the policy."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from itertools import product
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from jostle.core.errors import require
-from jostle.observation.attacks import PGD, Attack, Info
+from jostle.observation.attack import Attack, Shown, needed
+from jostle.observation.attacks import PGD, Bifurcation
 from jostle.observation.policy import Policy
 
 
@@ -32,44 +32,24 @@ class Timed(Attack):
         require(sum(one is not None for one in given) == 1, "give exactly one of value_above, rate and steps")
         require(self.rate is None or 0 <= self.rate <= 1, f"rate must lie in [0, 1], but {self.rate} came")
 
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Attack observations, where it is time to."""
-        clean, _ = policy.take(o)
-        strike = torch.as_tensor(
-            self._strikes(policy, clean, np.broadcast_to(np.asarray(t), len(clean)), generator)
-        )
-        shown, info = self.attack(policy, o, t=t, generator=generator)
-        kind = torch.as_tensor(np.asarray(shown)) if not isinstance(shown, Tensor) else shown
-        given = torch.as_tensor(np.asarray(o)) if not isinstance(o, Tensor) else o
-        mask = strike[0] if kind.ndim == 1 else strike[:, None]
-        out = torch.where(mask.to(kind.device), kind, given)
-        struck = strike.cpu().numpy()
-        info = Info(
-            info.moved & struck,
-            np.where(struck, info.linf, 0),
-            np.where(struck, info.l2, 0),
-            info.active,
-            np.where(struck, info.objective, np.nan),
-        )
-        return (out if isinstance(o, Tensor) else out.numpy()), info
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """The attack's observations where it is time to, the true ones elsewhere."""
+        strike = self._strikes(policy, clean, t, generator)
+        found = self.attack.show(policy, clean, t, generator)
+        shown = torch.where(strike[:, None].to(clean.device), found.o, clean)
+        if found.objective is None:
+            return Shown(shown, found.active)
+        return Shown(shown, found.active, np.where(strike.cpu().numpy(), found.objective, np.nan))
 
     def _strikes(
         self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None
-    ) -> Any:
+    ) -> Tensor:
         if self.value_above is not None:
             with policy.held(), torch.no_grad():
                 return policy.value(clean) >= self.value_above
         if self.rate is not None:
-            require(generator is not None, "generator must be given: the attack draws its moments")
-            return torch.rand(len(clean), generator=generator) < self.rate
-        return np.isin(t, self.steps or ())
+            return torch.rand(len(clean), generator=needed(generator, "its moments")) < self.rate
+        return torch.from_numpy(np.isin(t, self.steps or ()))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,44 +73,59 @@ class MinDistortion(Attack):
             f"factors must rise, but {self.factors} came",
         )
 
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Attack observations with as little as is needed."""
-        given = o.detach() if isinstance(o, Tensor) else torch.as_tensor(np.asarray(o))
-        rows = given if given.ndim == 2 else given[None]
-        before = policy.act(rows)
-        steps = np.broadcast_to(np.asarray(t), len(rows))
-        low, high = np.zeros(len(rows), int), np.full(len(rows), len(self.factors))
-        shown = rows.clone()
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """Observations that are changed as little as is needed."""
+        before = policy.act(clean)
+        low, high = np.zeros(len(clean), int), np.full(len(clean), len(self.factors))
+        shown, active = clean.clone(), torch.arange(0)
         while (low < high).any():
             middle = (low + high) // 2
             for m in np.unique(middle[low < high]):
                 some = np.flatnonzero((middle == m) & (low < high))
                 inner = replace(self.attack, budget=self.attack.budget.times(self.factors[m]))
-                found, _ = inner(policy, rows[some], t=steps[some], generator=generator)
-                good = self._changed(policy, before[some], found)
+                found = inner.show(policy, clean[some], t[some], generator)
+                good = self._changed(policy, before[some], found.o)
                 high[some[good]], low[some[~good]] = m, m + 1
-                shown[some[good]] = found[good]
-        none = low == len(self.factors)
-        gap = (shown - rows).abs().double().cpu().numpy()
-        largest = gap.max(1, initial=0.0)
-        radius = np.where(none, np.nan, np.append(self.factors, np.nan)[low])
-        e = self.attack.budget.radii(policy.features, policy.observation_low, policy.observation_high)
-        info = Info(largest > 0, largest, np.sqrt((gap**2).sum(1)), e.nonzero()[:, 0].numpy(), radius)
-        out = shown if given.ndim == 2 else shown[0]
-        return (out if isinstance(o, Tensor) else out.numpy()), info
+                shown[some[good]], active = found.o[good], found.active
+        return Shown(shown, active, np.append(self.factors, np.nan)[low])
 
     def _changed(self, policy: Policy, before: Tensor, shown: Tensor) -> np.ndarray:
         after = policy.act(shown)
         if policy.discrete:
             return (after != before).cpu().numpy()
         return ((after - before).abs().amax(1) >= self.change).cpu().numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class WorstCorner(Attack):
+    """For several actions: push them to each corner of their box in turn, and keep the corner the critic likes least.
+
+    The sum of the bifurcation losses trades actions off; this tries all `2^A` combinations of "more" and "less",
+    and shows, a sample, the one with the smallest `Q(o, a(o'))` at the true `o`; `info.objective` is `-Q`.
+
+    **Arguments:** `attack`: the bifurcation attack whose budget and steps are used. The policy needs a critic and
+    at most 6 continuous actions.
+    """
+
+    attack: Bifurcation = field(default_factory=Bifurcation)
+
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """The observations of the worst corner."""
+        count = 0 if policy.low is None else len(policy.low)
+        require(
+            1 <= count <= 6,
+            f"the policy must have 1 to 6 continuous actions, but this one has {count or 'classes'}",
+        )
+        shown, active, worst = clean, torch.arange(0), clean.new_full((len(clean),), -torch.inf)
+        for signs in product((-1.0, 1.0), repeat=count):
+            one = replace(self.attack, direction="up", dims=None, weights=signs)
+            found = one.show(policy, clean, t, generator)
+            with policy.held(), torch.no_grad():
+                harm = -policy.q(clean, policy.execute(policy.body(found.o)))
+            more, active = harm > worst, found.active
+            shown = torch.where(more[:, None], found.o, shown)
+            worst = torch.where(more, harm, worst)
+        return Shown(shown, active, worst.cpu().numpy())
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,13 +138,6 @@ class Transfer(Attack):
     attack: Attack
     proxy: Policy
 
-    def __call__(
-        self,
-        policy: Policy,
-        o: Any,
-        *,
-        t: int | Sequence[int] | np.ndarray = 0,
-        generator: torch.Generator | None = None,
-    ) -> tuple[Any, Info]:
-        """Attack observations without a look at the policy."""
-        return self.attack(self.proxy, o, t=t, generator=generator)
+    def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
+        """What fools the proxy."""
+        return self.attack.show(self.proxy, clean.to(self.proxy.like), t, generator)
