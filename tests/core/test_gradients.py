@@ -1,19 +1,21 @@
 """Gradients: those of torch.autograd.grad, and objectives that bring their own."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from jostle import L2, Linf
 from jostle.core.ascent import ascend
 from jostle.core.errors import JostleError
-from jostle.core.gradients import gradients
+from jostle.core.gradients import _engine, gradients
 from jostle.core.rules import APGD, Momentum
 
 
 @pytest.mark.parametrize("direct", [True, False])
 def test_they_are_torch_s(direct, monkeypatch):
     if not direct:
-        monkeypatch.setattr("jostle.core.gradients._ENGINE", None)
+        monkeypatch.setattr("jostle.core.gradients._engine", lambda: None)
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Tanh(), torch.nn.Linear(8, 3))
     x = torch.rand(5, 4, generator=torch.Generator().manual_seed(0), requires_grad=True)
     spare = torch.zeros(2, requires_grad=True)
@@ -30,6 +32,16 @@ def test_they_are_torch_s(direct, monkeypatch):
         gradients(torch.ones(1), [x], torch.ones(1))
     with pytest.raises(RuntimeError, match=r"[Ss]hape"):
         gradients(net(x), [x], torch.ones(5))
+
+
+@pytest.mark.parametrize("other", [None, object(), SimpleNamespace(run_backward=lambda: None)])
+def test_another_engine_is_not_called(other, monkeypatch):
+    _engine.cache_clear()
+    assert _engine() is not None  # of the torch that is here
+    _engine.cache_clear()
+    monkeypatch.setattr("torch.autograd.Variable._execution_engine", other)
+    assert _engine() is None
+    _engine.cache_clear()
 
 
 class Known:

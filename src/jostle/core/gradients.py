@@ -1,6 +1,7 @@
 """Gradients by automatic differentiation, with little around them."""
 
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -9,7 +10,20 @@ from torch.autograd import Variable
 
 from jostle.core.errors import JostleError
 
-_ENGINE: Any = getattr(Variable, "_execution_engine", None)
+
+@cache
+def _engine() -> Any:
+    """What `torch.autograd.grad` calls in the end; None where a version of torch has it otherwise."""
+    engine: Any = getattr(Variable, "_execution_engine", None)
+    with torch.enable_grad():
+        x = torch.ones(1, requires_grad=True)
+        try:
+            (found,) = engine.run_backward(
+                (2 * x,), (x.detach(),), False, False, (x,), False, accumulate_grad=False
+            )
+        except (AttributeError, TypeError, ValueError):
+            return None
+    return engine if found.item() == 2.0 else None
 
 
 def gradients(
@@ -31,9 +45,10 @@ def gradients(
     if not value.requires_grad:
         raise JostleError("objective must depend on the perturbation, but it has no gradient there")
     inputs = tuple(leaves)
-    if _ENGINE is None or not value.is_cpu or type(value) is not Tensor or value.shape != weights.shape:
+    engine = _engine()
+    if engine is None or not value.is_cpu or type(value) is not Tensor or value.shape != weights.shape:
         return torch.autograd.grad(value, inputs, weights, materialize_grads=several)
-    found = _ENGINE.run_backward((value,), (weights,), False, False, inputs, several, accumulate_grad=False)
+    found = engine.run_backward((value,), (weights,), False, False, inputs, several, accumulate_grad=False)
     if several:
         return tuple(
             torch.zeros_like(leaf) if grad is None else grad for grad, leaf in zip(found, inputs, strict=True)
