@@ -8,6 +8,7 @@ from jostle.federated.family import by_name
 from jostle.federated.federation import Federated, Federation
 from jostle.federated.fedspeed import FedADMM, FedDyn, FedSMOO, FedSpeed
 from jostle.federated.flat import replace_batchnorm
+from jostle.federated.flatness import Sharpness, loss_along, sharpness
 from jostle.federated.local import Local
 from jostle.federated.memory import Memory
 from jostle.federated.partition import partition
@@ -39,16 +40,19 @@ __all__ = [
     "Round",
     "Scaffold",
     "Server",
+    "Sharpness",
     "Split",
     "bench",
     "by_name",
     "compare",
     "losing",
+    "loss_along",
     "partition",
     "replace_batchnorm",
     "run",
     "sam",
     "sample",
+    "sharpness",
     "split",
     "sweep",
 ]
