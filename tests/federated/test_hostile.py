@@ -123,7 +123,7 @@ def test_forgetting_silently_spoils_the_limit() -> None:
     for _ in range(50):
         course.advance()
     course.memories[3] = Memory(round=course.server.last(3))
-    for _ in range(150):
+    for _ in range(60):
         course.advance()
     assert (course.server.x - PROBLEM.minimiser()).abs().max() > 0.01
 

@@ -106,7 +106,7 @@ def test_full_participation_is_heavy_ball_momentum() -> None:
 
 
 def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> None:
-    course, best = walk(FedDyn(prox_mu=2.0), 120), PROBLEM.minimiser()
+    course, best = walk(FedDyn(prox_mu=2.0), 120, steps=local(7, 0.1)), PROBLEM.minimiser()
     assert (course.server.x - best).abs().max() < 1e-12
     g = torch.stack([-2.0 * h(course, i) for i in range(5)])
     assert g.sum(0).abs().max() < 1e-12
@@ -120,7 +120,7 @@ def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> Non
     "algorithm", [FedDyn(prox_mu=2.0), Scaffold(), FedADMM(prox_mu=2.0)], ids=lambda a: a.name
 )
 def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
-    course = walk(algorithm, 240, settings={"fraction": 0.4})
+    course = walk(algorithm, 210, settings={"fraction": 0.4})
     assert course.history[-1]["active"] == 2
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
@@ -179,8 +179,8 @@ def test_after_one_step_of_everybody_a_variate_is_the_gradient() -> None:
     "algorithm", [FedDyn(prox_mu=2.0), Scaffold(), FedADMM(prox_mu=2.0)], ids=lambda a: a.name
 )
 def test_lost_replies_do_no_harm(algorithm) -> None:
-    course = walk(algorithm, 200, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
-    assert sum(row["active"] - row["accepted"] for row in course.history) > 30
+    course = walk(algorithm, 150, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
+    assert sum(row["active"] - row["accepted"] for row in course.history) > 25
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
 

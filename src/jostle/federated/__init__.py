@@ -14,8 +14,9 @@ from jostle.federated.memory import Memory
 from jostle.federated.partition import partition
 from jostle.federated.sampling import sample
 from jostle.federated.server import Reply, Server, losing
+from jostle.federated.splits import Split, split
 from jostle.federated.verbs import VERBS as VERBS
-from jostle.federated.verbs import Split, bench, compare, run, split, sweep
+from jostle.federated.verbs import bench, compare, run, sweep
 
 __all__ = [
     "Algorithm",

@@ -1,6 +1,5 @@
 """How flat the place is where a training ended: the sharpest direction of its loss, and the loss along it."""
 
-import warnings
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -8,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from jaxtyping import Float
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackError, LinearOperator, eigsh
 from torch import Tensor, nn
 
-from jostle.core.errors import JostleError, optional, require
+from jostle.core.errors import JostleError, require
 from jostle.federated.flat import Loss
 
 _BATCH = 1000
@@ -32,26 +31,15 @@ class Sharpness:
     direction: Float[Tensor, " D"]
 
 
-class _Mean(nn.Module):
-    """A mean loss in the form that curvlinops asks for."""
-
-    reduction = "mean"
-
-    def __init__(self, loss: Loss) -> None:
-        super().__init__()
-        self.loss = loss
-
-    def forward(self, output: Tensor, y: Tensor) -> Tensor:
-        return self.loss(output, y)
-
-
 def sharpness(
     model: nn.Module, loss: Loss, x: Tensor, y: Tensor, *, tolerance: float = 1e-3, seed: int = 0
 ) -> Sharpness:
-    """The largest eigenvalue of the Hessian of a mean loss, with its eigenvector (Lanczos; curvlinops and ARPACK).
+    """The largest eigenvalue of the Hessian of a mean loss, with its eigenvector (Lanczos, by ARPACK).
 
     A minimum is flat where it is small: a step of length `r` along `u` changes the loss by `value*r^2/2`, and along
     every other direction by no more. It depends on how a network is parameterised: compare networks of one kind.
+    Products with the Hessian go backwards twice: curvlinops' go forward over backward, which group normalisation
+    does not have.
 
     **Arguments:** `model`: taken in evaluation mode; left as it is. `loss`: mean loss of an output and targets.
     `x`, `y`: the samples it is a mean over. `tolerance`: relative, of the eigenvalue, above 0. `seed`: of the first
@@ -69,24 +57,29 @@ def sharpness(
     device, kind = parameters[0].device, parameters[0].dtype
     count = sum(p.numel() for p in parameters)
     require(count >= 2, f"model must have at least 2 trainable parameters, but {count} came")
-    data = list(zip(x.to(device).split(_BATCH), y.to(device).split(_BATCH), strict=True))
-    first = np.random.default_rng(seed).standard_normal(count)
-    with warnings.catch_warnings():
-        # Of what curvlinops imports when it first works: not the user's business.
-        warnings.filterwarnings("ignore", message=".*torch.jit.script.*")
-        curvature = optional("curvlinops", "federated")
-        hessian = curvature.HessianLinearOperator(
-            net, _Mean(loss), parameters, data, check_deterministic=False, num_data=len(x)
-        )
-        precision = np.float64 if kind == torch.float64 else np.float32
-        try:
-            values, vectors = eigsh(
-                hessian.to_scipy(dtype=precision), k=1, which="LA", tol=tolerance, v0=first.astype(precision)
-            )
-        except ArpackNoConvergence as error:
-            raise JostleError(
-                f"the sharpest direction was not found to {tolerance:g}; raise tolerance"
-            ) from error
+    wide = torch.promote_types(kind, torch.float32)
+    first = torch.from_numpy(np.random.default_rng(seed).standard_normal(count)).to(wide).numpy()
+
+    def product(v: np.ndarray) -> np.ndarray:
+        """`H v`: the gradient of `g . v`."""
+        out = torch.zeros(count, dtype=wide, device=device)
+        parts = torch.from_numpy(v.reshape(-1)).to(parameters[0]).split([p.numel() for p in parameters])
+        for part, wanted in zip(x.split(_BATCH), y.split(_BATCH), strict=True):
+            value = loss(net(part.to(device)), wanted.to(device)) * (len(part) / len(x))
+            grads = torch.autograd.grad(value, parameters, create_graph=True, materialize_grads=True)
+            along = torch.stack([(g.reshape(-1) * u).sum() for g, u in zip(grads, parts, strict=True)]).sum()
+            if along.requires_grad:  # a loss that is linear in all parameters has no Hessian
+                twice = torch.autograd.grad(along, parameters, materialize_grads=True)
+                out += torch.cat([h.reshape(-1) for h in twice])
+        return out.cpu().numpy()
+
+    hessian = LinearOperator((count, count), matvec=product, dtype=first.dtype)
+    try:
+        values, vectors = eigsh(hessian, k=1, which="LA", tol=tolerance, v0=first)
+    except ArpackError as error:
+        raise JostleError(
+            f"the sharpest direction was not found to {tolerance:g} ({error}); raise tolerance"
+        ) from error
     return Sharpness(float(values[0]), torch.from_numpy(vectors[:, 0]).to(parameters[0]))
 
 
