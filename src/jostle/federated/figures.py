@@ -216,7 +216,7 @@ def flatness(
         left.set_yticks(range(len(found)), [_label(name) for name in found])
         left.set_ylim(len(found) - 0.5, -0.5)
         left.set_xlim(left=0)
-        left.set_xlabel("largest Hessian eigenvalue of the training loss")
+        left.set_xlabel("largest Hessian eigenvalue")
         right.set_ylim(bottom=0)
         right.set_xlabel("distance along its eigenvector")
         right.set_ylabel("training loss")
