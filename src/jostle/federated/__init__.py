@@ -1,6 +1,6 @@
 """Federated optimisation: FedSpeed and its family, batched on one machine, deployed on Flower."""
 
-from jostle.federated.algorithm import Algorithm, Replies, Round, sam
+from jostle.federated.algorithm import Algorithm, Ascending, Replies, Round, sam
 from jostle.federated.averaging import FedAdam, FedAvg, FedCM, FedProx, FedSAM, MoFedSAM
 from jostle.federated.control import FedGamma, Scaffold
 from jostle.federated.course import Course
@@ -20,6 +20,7 @@ from jostle.federated.verbs import bench, compare, run, sweep
 
 __all__ = [
     "Algorithm",
+    "Ascending",
     "Course",
     "FedADMM",
     "FedAdam",
