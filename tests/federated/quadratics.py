@@ -6,7 +6,7 @@ from jostle.federated.quadratics import Quadratics as Problem
 __all__ = ["Problem", "local"]
 
 
-def local(epochs: int = 7, lr: float = 0.1, **settings) -> Local:
+def local(epochs: int = 3, lr: float = 0.25, **settings) -> Local:
     """Full-batch local steps, as many as epochs, neither clipped nor decayed."""
     return Local(
         **{"lr": lr, "epochs": epochs, "batch_size": 1, "weight_decay": 0.0, "clip_mode": None, **settings}

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from federated.problems import clients, federation, net
-from helpers import plain
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -21,9 +20,15 @@ from jostle.federated import (
     Local,
     replace_batchnorm,
 )
-from jostle.federated.algorithm import check_sam
 
 CE = nn.functional.cross_entropy
+
+
+def misnamed() -> None:
+    """Past the type checks of the tests, to see the sentence that users get."""
+    made = FedSAM()
+    object.__setattr__(made, "ascent", "up")
+    made.__post_init__()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +39,7 @@ CE = nn.functional.cross_entropy
         (lambda: FedSpeed(prox_lambda=-1.0), "prox_lambda must be above 0"),
         (lambda: FedSpeed(alpha=1.5), r"alpha must lie in \[0, 1\]"),
         (lambda: FedSpeed(rho=-0.1), "rho must be a finite number of at least 0"),
-        (lambda: plain(check_sam)(0.1, "up"), "ascent must be"),
+        (lambda: misnamed(), "ascent must be"),
         (lambda: FedDyn(alpha=0.5), "alpha of FedDyn is 0"),
         (lambda: FedSMOO(alpha=0.5), "alpha of FedSMOO is 1"),
         (lambda: FedProx(prox_mu=-1.0), "prox_mu must be at least 0"),

@@ -6,7 +6,17 @@ from federated.problems import EQUAL, FAMILY, NAMES, RAGGED, clients, federation
 from torch import nn
 
 from jostle import JostleError
-from jostle.federated import Algorithm, FedAvg, Federation, FedSpeed, Local, Scaffold, losing
+from jostle.federated import (
+    Algorithm,
+    Ascending,
+    FedAvg,
+    Federation,
+    FedSAM,
+    FedSpeed,
+    Local,
+    Scaffold,
+    losing,
+)
 
 STEPS = Local(lr=0.2, lr_decay=0.9, epochs=2, batch_size=4, weight_decay=1e-2, max_norm=0.5)
 
@@ -26,6 +36,14 @@ def test_batched_is_sequential(algorithm, sizes) -> None:
     }
     assert (found["batched"] - found["sequential"]).abs().max() < 1e-13
     assert (found["batched"] - federation().flat.start).abs().max() > 1e-3
+
+
+def test_an_algorithm_of_ones_own_climbs_by_inheritance() -> None:
+    class Mine(Ascending, Algorithm):
+        """FedSAM in a line."""
+
+    assert torch.equal(final(federation(), Mine(rho=0.3)), final(federation(), FedSAM(rho=0.3)))
+    assert not torch.equal(final(federation(), Mine(rho=0.0)), final(federation(), Mine(rho=0.3)))
 
 
 def test_in_float32_too() -> None:

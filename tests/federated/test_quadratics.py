@@ -106,7 +106,7 @@ def test_full_participation_is_heavy_ball_momentum() -> None:
 
 
 def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> None:
-    course, best = walk(FedDyn(prox_mu=2.0), 120), PROBLEM.minimiser()
+    course, best = walk(FedDyn(prox_mu=2.0), 120, steps=local(7, 0.1)), PROBLEM.minimiser()
     assert (course.server.x - best).abs().max() < 1e-12
     g = torch.stack([-2.0 * h(course, i) for i in range(5)])
     assert g.sum(0).abs().max() < 1e-12
@@ -116,11 +116,12 @@ def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> Non
     assert (walk(FedAvg(), 40).server.x - best).abs().max() > 1e-2
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     "algorithm", [FedDyn(prox_mu=2.0), Scaffold(), FedADMM(prox_mu=2.0)], ids=lambda a: a.name
 )
 def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
-    course = walk(algorithm, 240, settings={"fraction": 0.4})
+    course = walk(algorithm, 210, settings={"fraction": 0.4})
     assert course.history[-1]["active"] == 2
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
@@ -128,7 +129,7 @@ def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
 def test_the_printed_aggregation_does_not_converge_with_absent_clients() -> None:
     algorithm = FedSpeed(prox_mu=1.0, alpha=0.0, aggregation="active")
     with pytest.warns(UserWarning) as told:
-        course = walk(algorithm, 120, settings={"fraction": 0.4})
+        course = walk(algorithm, 60, settings={"fraction": 0.4})
     assert "does not converge" in str(told[0].message)
     errors = []
     for _ in range(30):
@@ -142,6 +143,7 @@ def test_with_everybody_there_the_printed_aggregation_is_the_same() -> None:
     assert (one.server.x - two.server.x).abs().max() < 1e-14
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("alpha", "share"), [(1.0, 1.0), (0.5, 0.5)])
 def test_raw_ascent_moves_the_minimum_as_predicted(alpha, share) -> None:
     course = walk(FedSpeed(prox_mu=2.0, rho=0.05, alpha=alpha, ascent="raw"), 110)
@@ -175,15 +177,17 @@ def test_after_one_step_of_everybody_a_variate_is_the_gradient() -> None:
         assert (memory.recall(3)["c"] - PROBLEM.gradient(i, x)).abs().max() < 1e-12
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     "algorithm", [FedDyn(prox_mu=2.0), Scaffold(), FedADMM(prox_mu=2.0)], ids=lambda a: a.name
 )
 def test_lost_replies_do_no_harm(algorithm) -> None:
-    course = walk(algorithm, 200, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
-    assert sum(row["active"] - row["accepted"] for row in course.history) > 30
+    course = walk(algorithm, 150, settings={"fraction": 0.6, "transport": losing(0.1, seed=1)})
+    assert sum(row["active"] - row["accepted"] for row in course.history) > 25
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("algorithm", [FedSpeed(), FedSMOO()], ids=lambda a: a.name)
 def test_hbar_stays_the_mean_of_all_corrections(algorithm) -> None:
     course = walk(algorithm, 100, settings={"fraction": 0.6, "transport": losing(0.1, seed=2)})
@@ -194,6 +198,7 @@ def test_hbar_stays_the_mean_of_all_corrections(algorithm) -> None:
     assert (course.server.vectors["hbar"] - total / 5).abs().max() < 1e-12
 
 
+@pytest.mark.study
 def test_weights_of_the_correction_choose_the_objective() -> None:
     """`hbar` weighed by samples leads to the minimiser of the weighed sum."""
     problem = Problem()

@@ -17,6 +17,7 @@ TINY = {
     "algorithms": ("fedavg", "fedsam", "scaffold", "feddyn", "fedspeed"),
     "intervals": (1,),
     "limit_rounds": 60,
+    "curvature": 100,
     "target": 0.3,
     "jobs": 1,
 }
@@ -40,6 +41,7 @@ def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch)
         "interval",
         "limits",
         "partition",
+        "flatness",
     ]
     assert all((whole.folder / "figures" / f["file"]).exists() for f in figures)
 
@@ -79,3 +81,19 @@ def test_fedspeed_gains_what_was_measured() -> None:
 def test_the_larger_presets_say_what_they_need(preset) -> None:
     config = study.STUDY.config(preset)
     assert config.network == "resnet18" and config.device == "cuda" and config.data.startswith("cifar10")
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("preset", ["gpu", "paper"])
+def test_the_larger_presets_run_cut_down(preset, tmp_path, shared_data) -> None:
+    """Their data, split, sampling, augmentation and algorithms, for two rounds of a small network."""
+    few = {"count": 80, "clients": 4, "fraction": 0.5, "rounds": 2, "epochs": 1, "batch": 8, "curvature": 20}
+    cut = {"network": "cnn", "size": 16, "device": "cpu", "limit_rounds": 3, "evaluate_every": 1}
+    data = {"data": f"{shared_data}/cifar10-jpeg.zip::train", "test_data": ""}
+    config = study.STUDY.config(preset)
+    run = lab.run("federated", preset, root=tmp_path, intervals=config.intervals[:2], **few, **cut, **data)
+    metrics = json.loads((run.folder / "result.json").read_text())["metrics"]
+    assert all(0 <= value <= 1 for name in config.algorithms for value in metrics[name]["last_ten"])
+    assert all(abs(value) < 1e6 for name in config.algorithms for value in metrics["sharpness"][name])
+    claims = {c["id"]: c["verdict"] for c in json.loads((run.folder / "claims.json").read_text())}
+    assert claims["FED-C1"] == ("not-tested" if preset == "gpu" else claims["FED-C1"]) != ""

@@ -34,6 +34,27 @@ def test_run_by_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert "clients must lie in 1 to" in capsys.readouterr().err
 
 
+def test_running_statistics_and_vectors_in_files_by_the_command_line(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text(
+        "from torch import nn\n\n\ndef build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.BatchNorm1d(10))\n"
+    )
+    words = ["federated", "run", "--data", "digits", "--model", "mine.py:build", "--clients", "6", "--fraction", "0.5",
+             "--local-epochs", "1", "--rounds", "2"]  # fmt: skip
+    assert cli.main(words) == 2
+    assert "buffers='average' or 'local'" in capsys.readouterr().err
+    words += ["--buffers", "average", "--state-dir", "clients"]
+    assert cli.main([*words, "--checkpoint", "c.safetensors", "--out", "w.safetensors"]) == 0
+    net = zoo.load_model("mine.py:build", "w.safetensors")
+    assert float(net[2].running_mean.abs().max()) > 0
+    assert {path.suffix for path in (tmp_path / "clients").iterdir()} == {".json", ".safetensors"}
+    assert cli.main([*words, "--resume", "c.safetensors", "--rounds", "3", "--log", "rounds.jsonl"]) == 0
+    assert len((tmp_path / "rounds.jsonl").read_text().splitlines()) == 3
+    assert cli.main(words) == 2
+    assert "holds the vectors of another run" in " ".join(capsys.readouterr().err.split())
+
+
 def test_run_resumes(tmp_path) -> None:
     path = tmp_path / "c.safetensors"
     whole = run(FEW, **{**SMALL, "rounds": 4}, engine="batched")
@@ -49,8 +70,13 @@ def test_compare_and_sweep() -> None:
     )
     assert list(found) == ["fedavg", "fedspeed"] and [s[0] for s in seen] == [1, 2, 3, 4]
     assert found["fedavg"]["rounds_to_target"] is None and found["fedavg"]["standard_error"] >= 0
+    dealt = split(FEW, clients=6)
+    again = compare(FEW, ("fedspeed",), seeds=2, split=dealt, target=0.99, **SMALL)
+    assert again["fedspeed"] == found["fedspeed"]
     swept = sweep(FEW, "local_epochs", (1, 2), **SMALL)
     assert swept["1"]["accuracy"] != swept["2"]["accuracy"]
+    with pytest.raises(JostleError, match=r"whole numbers, but \[1.5\] came"):
+        sweep(FEW, "local_epochs", (1, 1.5), **SMALL)
     assert bench(FEW, clients=6, rounds=1)["ratio"] > 0
 
 

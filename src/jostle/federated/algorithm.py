@@ -84,6 +84,9 @@ class Algorithm:
     broadcast: ClassVar[tuple[str, ...]] = ()
     uploads: ClassVar[tuple[str, ...]] = ()
 
+    def __post_init__(self) -> None:
+        """Refuse settings out of range."""
+
     @property
     def name(self) -> str:
         """What tables and figures call it."""
@@ -113,8 +116,8 @@ class Algorithm:
     def direction(
         self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], g2: Tensor | None, round: Round
     ) -> Tensor:
-        """The share of the step that comes from gradients of the loss."""
-        return g1
+        """The share of the step that comes from gradients of the loss; `g2` where there is a second one."""
+        return g1 if g2 is None else g2
 
     def offset(self, round: Round) -> Tensor | None:
         """The share of the step that is constant in a round, `(s, D)` or `(D,)`."""
@@ -150,7 +153,32 @@ def sam(g: Float[Tensor, "s D"], rho: float, ascent: Ascent = "normalized") -> F
     return g * cast(rho / (length(g) + _QUIET), g)
 
 
-def check_sam(rho: float, ascent: str) -> None:
-    """Refuse a radius or a form of the ascent that makes no sense."""
-    require(0 <= rho < float("inf"), f"rho must be a finite number of at least 0, but {rho} came")
-    require(ascent in ("normalized", "raw"), f"ascent must be 'normalized' or 'raw', but {ascent!r} came")
+@dataclass(frozen=True)
+class Ascending(Algorithm):
+    """An algorithm that takes its gradient at the end of an ascent step; stands before what it is added to.
+
+    `rho`: radius, at least 0; 0 takes no second gradient. `ascent`: `"normalized"` or `"raw"`.
+
+    >>> Ascending(rho=0.0).needs_ascent
+    False
+    """
+
+    rho: float = 0.1
+    ascent: Ascent = "normalized"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            0 <= self.rho < float("inf"), f"rho must be a finite number of at least 0, but {self.rho} came"
+        )
+        require(
+            self.ascent in ("normalized", "raw"),
+            f"ascent must be 'normalized' or 'raw', but {self.ascent!r} came",
+        )
+
+    @property
+    def needs_ascent(self) -> bool:
+        return self.rho > 0
+
+    def perturb(self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], round: Round) -> Tensor:
+        return sam(g1, self.rho, self.ascent)

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jostle.core.errors import require
-from jostle.federated.algorithm import Algorithm, Ascent, Replies, Round, check_sam, sam
+from jostle.federated.algorithm import Algorithm, Ascending, Replies, Round
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class FedProx(FedAvg):
 
 
 @dataclass(frozen=True)
-class FedSAM(FedAvg):
+class FedSAM(Ascending, FedAvg):
     """FedAvg whose clients take the gradient at the end of an ascent step (Qu et al. 2022, arXiv 2206.02618).
 
     **Arguments:** `rho`: radius of the ascent. `ascent`: `"normalized"` or `"raw"`.
@@ -73,25 +73,6 @@ class FedSAM(FedAvg):
     >>> FedSAM(rho=0.1).needs_ascent
     True
     """
-
-    rho: float = 0.1
-    ascent: Ascent = "normalized"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sam(self.rho, self.ascent)
-
-    @property
-    def needs_ascent(self) -> bool:
-        return self.rho > 0
-
-    def perturb(self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], round: Round) -> Tensor:
-        return sam(g1, self.rho, self.ascent)
-
-    def direction(
-        self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], g2: Tensor | None, round: Round
-    ) -> Tensor:
-        return g1 if g2 is None else g2
 
 
 @dataclass(frozen=True)
@@ -158,7 +139,7 @@ class FedCM(FedAvg):
     def direction(
         self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], g2: Tensor | None, round: Round
     ) -> Tensor:
-        return self.mix * (g1 if g2 is None else g2)
+        return self.mix * super().direction(v, g1, g2, round)
 
     def offset(self, round: Round) -> Tensor | None:
         return (1 - self.mix) * round.server["momentum"]
@@ -172,7 +153,7 @@ class FedCM(FedAvg):
 
 
 @dataclass(frozen=True)
-class MoFedSAM(FedCM):
+class MoFedSAM(Ascending, FedCM):
     """FedCM with the gradient at the end of an ascent step (Qu et al. 2022, arXiv 2206.02618).
 
     **Arguments:** `rho`, `ascent`: as for FedSAM.
@@ -180,17 +161,3 @@ class MoFedSAM(FedCM):
     >>> MoFedSAM(mix=0.1, rho=0.1).needs_ascent
     True
     """
-
-    rho: float = 0.1
-    ascent: Ascent = "normalized"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sam(self.rho, self.ascent)
-
-    @property
-    def needs_ascent(self) -> bool:
-        return self.rho > 0
-
-    def perturb(self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], round: Round) -> Tensor:
-        return sam(g1, self.rho, self.ascent)

@@ -134,6 +134,24 @@ CLAIMS = [
         lambda m: _reached(m, "scaffold", "gradients") < _reached(m, "fedspeed", "gradients"),
     ),
     Claim(
+        "FED-S4",
+        "FedSpeed ends in a flatter place than FedAvg: the largest Hessian eigenvalue of its training loss is "
+        "smaller in every seed.",
+        "no figure read there",
+        "quick",
+        lambda m: (
+            " / ".join(
+                f"{a:.1f} against {b:.1f}"
+                for a, b in zip(m["sharpness"]["fedspeed"], m["sharpness"]["fedavg"], strict=True)
+            )
+            if _have(m["sharpness"], "fedspeed", "fedavg")
+            else None
+        ),
+        lambda m: all(
+            a < b for a, b in zip(m["sharpness"]["fedspeed"], m["sharpness"]["fedavg"], strict=True)
+        ),
+    ),
+    Claim(
         "FED-D1",
         "Averaging the corrections over the active clients only, as the algorithm is printed, fails when some are "
         "absent: it ends at least 0.15 lower, and does not converge on quadratics.",

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from jostle.federated.algorithm import Ascent, Replies, Round, check_sam, sam
+from jostle.federated.algorithm import Ascending, Replies, Round
 from jostle.federated.averaging import FedAvg
 
 
@@ -49,7 +49,7 @@ class Scaffold(FedAvg):
 
 
 @dataclass(frozen=True)
-class FedGamma(Scaffold):
+class FedGamma(Ascending, Scaffold):
     """SCAFFOLD with the gradient at the end of an ascent step (Dai et al. 2023, IEEE TNNLS).
 
     **Arguments:** `rho`, `ascent`: as for FedSAM.
@@ -58,28 +58,9 @@ class FedGamma(Scaffold):
     True
     """
 
-    rho: float = 0.1
-    ascent: Ascent = "normalized"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_sam(self.rho, self.ascent)
-
     @property
     def name(self) -> str:
         return "FedGamma"
-
-    @property
-    def needs_ascent(self) -> bool:
-        return self.rho > 0
-
-    def perturb(self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], round: Round) -> Tensor:
-        return sam(g1, self.rho, self.ascent)
-
-    def direction(
-        self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], g2: Tensor | None, round: Round
-    ) -> Tensor:
-        return g1 if g2 is None else g2
 
 
 def _change(c: Tensor, delta: Tensor, steps: Tensor, lr: float) -> Tensor:

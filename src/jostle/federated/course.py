@@ -1,10 +1,9 @@
 """A federation under way: one round at a time, with all that a later process needs to go on."""
 
-import json
 import time
 import warnings
 from collections.abc import Mapping, MutableMapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +12,10 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.federated import checkpoints
-from jostle.federated.algorithm import Algorithm
+from jostle.federated.algorithm import Algorithm, Round
 from jostle.federated.clients import Plan, check_targets
 from jostle.federated.engines import Engine, choose, chunks, gradient_of, noise_of
-from jostle.federated.local import Local, train
+from jostle.federated.local import Gradient, Local, train
 from jostle.federated.memory import LostState, Memory
 from jostle.federated.randomness import AUGMENT, torch_stream
 from jostle.federated.sampling import sample
@@ -200,24 +199,7 @@ class Course:
         round = server.round(client, steps)
         running = fed.flat.statistics
         running.write(self._statistics(able[0]))  # who has them trains alone
-        try:
-            v, losses = train(
-                algorithm,
-                gradient_of(fed.flat, self.engine or "sequential"),
-                held,
-                plans,
-                round,
-                self.local,
-                noise_of(fed.flat, fed.seed, server.t, able, held, plans),
-                None if fed.augment is None else self._augment(able),
-                fed.flat.still if running.layers else None,
-            )
-        except ValueError as error:
-            if "Expected more than 1" not in str(error):
-                raise
-            raise JostleError(
-                f"client {able[0]}: {error}; a batch of one sample has no statistics: take another batch_size"
-            ) from error
+        v, losses = self._steps(able, held, plans, round, gradient_of(fed.flat, self.engine or "sequential"))
         statistics = running.read()
         if fed.buffers == "local" and bool(torch.isfinite(statistics).all()):
             self.statistics[able[0]] = statistics
@@ -252,6 +234,35 @@ class Course:
             )
         return out
 
+    def _steps(
+        self,
+        able: list[int],
+        held: list[tuple[Tensor, Tensor]],
+        plans: list[Plan],
+        round: Round,
+        gradient: Gradient,
+    ) -> tuple[Tensor, Tensor]:
+        """The local steps of some clients, with the augmentation and the dropout masks that are theirs."""
+        fed = self.federation
+        try:
+            return train(
+                self.algorithm,
+                gradient,
+                held,
+                plans,
+                round,
+                self.local,
+                noise_of(fed.flat, fed.seed, self.server.t, able, held, plans),
+                None if fed.augment is None else self._augment(able),
+                fed.flat.still if fed.flat.statistics.layers else None,
+            )
+        except ValueError as error:
+            if "Expected more than 1" not in str(error):
+                raise
+            raise JostleError(
+                f"client {able[0]}: {error}; a batch of one sample has no statistics: take another batch_size"
+            ) from error
+
     def _augment(self, able: list[int]) -> Any:
         fed, t = self.federation, self.server.t
 
@@ -276,17 +287,12 @@ class Course:
         committed, blank = self.memories[client].committed, torch.zeros_like(server.x)
         for k in range(1, len(plan) + 1):
             slots = {s: committed.get(s, blank).to(blank)[None].clone() for s in self.algorithm.client_slots}
-            v, _ = train(
-                self.algorithm,
-                self.federation.flat.one,
+            v, _ = self._steps(
+                [client],
                 [data[client]],
                 [replace(plan, steps=k)],
                 server.round(slots),
-                self.local,
-                noise_of(
-                    self.federation.flat, self.federation.seed, server.t, [client], [data[client]], [plan]
-                ),
-                None if self.federation.augment is None else self._augment([client]),
+                self.federation.flat.one,
             )
             if not bool(torch.isfinite(v).all()):
                 return k
@@ -321,66 +327,16 @@ class Course:
         """Forget all corrections, at the server and at every client; the model stays."""
         self.server.reset_state()
 
-    # Going on later ------------------------------------------------------------------------------------------
-
     def state(self) -> tuple[dict[str, Tensor], Row]:
         """All that a later process needs: tensors, and numbers for JSON (beside `state_dir`, where there is one)."""
-        memories = {} if isinstance(self.memories, Shelf) else self.memories
-        tensors = {f"server.{name}": value for name, value in self.server.tensors().items()}
-        for one, memory in memories.items():
-            tensors |= {f"client.{one}.{name}": value for name, value in memory.tensors().items()}
-        tensors |= {f"statistics.{one}": value for one, value in self.statistics.items()}
-        numbers = {
-            "server": self.server.numbers(),
-            "clients": {str(one): memory.numbers() for one, memory in memories.items()},
-            "run": self.memories.run if isinstance(self.memories, Shelf) else None,
-            "history": self.history,
-            "engine": self.engine,
-            "settings": self._settings(),
-        }
-        return tensors, numbers
-
-    def _settings(self) -> Row:
-        fed = self.federation
-        return {
-            "local": asdict(self.local),
-            "seed": fed.seed,
-            "sampling": fed.sampling,
-            "fraction": fed.fraction,
-            "buffers": fed.buffers,
-        }
+        return checkpoints.state(self)
 
     def take_up(self, tensors: Mapping[str, Tensor], numbers: Mapping[str, Any]) -> None:
         """Go on where `state` was taken.
 
         **Raises:** `JostleError` if it belongs to other settings or other clients.
         """
-        mine = json.loads(json.dumps(self._settings()))
-        for name, value in json.loads(json.dumps(numbers["settings"])).items():
-            require(
-                value == mine[name], f"the checkpoint was made with {name} = {value}, but {mine[name]} came"
-            )
-        split: dict[str, dict[str, Tensor]] = {}
-        for name, value in tensors.items():
-            who, _, rest = name.partition(".")
-            if who == "client":
-                one, _, rest = rest.partition(".")
-                who = f"client.{one}"
-            split.setdefault(who, {})[rest] = value.to(self.server.x.device)
-        self.server.take_up(split["server"], numbers["server"])
-        run = numbers.get("run") or ""
-        if isinstance(self.memories, Shelf):
-            accepted = {one: self.server.last(one) for one in self.server.ids}
-            self.memories.resume(run, accepted, self.server.generation)
-        else:
-            require(not run, "the checkpoint's clients lie in its run's state_dir, but no state_dir came")
-            self.memories = {
-                int(one): Memory.rebuilt(split.get(f"client.{one}", {}), held)
-                for one, held in numbers["clients"].items()
-            }
-        self.statistics = {int(one): value for one, value in split.get("statistics", {}).items()}
-        self.history = [dict(row) for row in numbers["history"]]
-        self.engine = numbers["engine"]
+        checkpoints.take_up(self, tensors, numbers)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint (.safetensors), whole or not at all."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from jostle.federated.engines import Engine
 from jostle.federated.family import by_name
 from jostle.federated.federation import Federation
+from jostle.federated.flatness import loss_along, sharpness
 from jostle.federated.networks import Network, network
 from jostle.federated.partition import Scheme, partition
 from jostle.federated.sampling import Sampling
@@ -24,7 +25,8 @@ class Task:
     """All that a worker needs to know.
 
     `data`: labelled images by name or path; `test_data`: the same for testing, or empty: a fifth of `data`.
-    `settings`: of the algorithm. `checkpoint`: where the training keeps its state, and takes it up.
+    `settings`: of the algorithm. `curvature`: training samples over which the end is judged for flatness, 0 for none.
+    `checkpoint`: where the training keeps its state, and takes it up.
     """
 
     algorithm: str
@@ -50,6 +52,7 @@ class Task:
     device: str = "cpu"
     augment: bool = False
     evaluate_every: int = 1
+    curvature: int = 0
     checkpoint: str = ""
 
 
@@ -127,7 +130,7 @@ def flip_and_crop(x: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def train_task(task: Task) -> dict[str, Any]:
-    """Run a task; returns the rows of its history."""
+    """Run a task; returns the rows of its history, and how flat the place is where it ended."""
     held = dealt(task)
     net = network(task.network, held.shape, held.classes, seed=task.seed).to(task.device)
     fed = Federation(
@@ -157,4 +160,22 @@ def train_task(task: Task) -> dict[str, Any]:
     rows = [
         {k: v for k, v in row.items() if k not in ("refused", "missing", "seconds")} for row in found.history
     ]
-    return {"rows": rows}
+    return {"rows": rows, **(flatness(found.model, held, task.curvature) if task.curvature else {})}
+
+
+RADII = tuple(i / 10 for i in range(-10, 11))
+"""How far from the end the loss is looked at."""
+
+
+def flatness(model: nn.Module, held: Dealt, count: int) -> dict[str, Any]:
+    """The largest Hessian eigenvalue of the training loss, and the loss along its direction, uphill to the right.
+
+    **Arguments:** `count`: of the clients' samples, taken evenly.
+    """
+    x, y = (torch.cat(part) for part in zip(*held.clients, strict=True))
+    chosen = torch.linspace(0, len(x) - 1, min(count, len(x)), dtype=torch.float64).long().to(x.device)
+    loss = nn.functional.cross_entropy
+    found = sharpness(model, loss, x[chosen], y[chosen])
+    along = loss_along(model, loss, x[chosen], y[chosen], found.direction, RADII)
+    # An eigenvector has no sign of its own.
+    return {"sharpness": found.value, "along": along if along[-1] >= along[0] else along[::-1]}

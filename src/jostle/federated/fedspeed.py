@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jostle.core.errors import require
-from jostle.federated.algorithm import Algorithm, Ascent, Replies, Round, check_sam, sam
+from jostle.federated.algorithm import Ascending, Replies, Round, sam
 
 Aggregation = Literal["all", "active"]
 
 
 @dataclass(frozen=True)
-class FedSpeed(Algorithm):
+class FedSpeed(Ascending):
     """Proximal local steps with a correction and an ascent (Sun et al. 2023, arXiv 2302.10429, Algorithm 1).
 
     A local step from `v`: `g1 = grad F(v)`, `e = rho*g1/(|g1| + 1e-7)`, `g2 = grad F(v + e)` on the same
@@ -35,15 +35,14 @@ class FedSpeed(Algorithm):
     """
 
     prox_mu: float | None = None
-    rho: float = 0.1
     alpha: float = 1.0
     prox_lambda: float | None = field(default=None, repr=False)
     aggregation: Aggregation = "all"
-    ascent: Ascent = "normalized"
 
     client_slots: ClassVar[tuple[str, ...]] = ("h",)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         require(
             self.prox_mu is None or self.prox_lambda is None,
             "prox_mu and prox_lambda are reciprocals: give one of them, but both came",
@@ -65,7 +64,6 @@ class FedSpeed(Algorithm):
             self.aggregation in ("all", "active"),
             f"aggregation must be 'all' or 'active', but {self.aggregation!r} came",
         )
-        check_sam(self.rho, self.ascent)
 
     @property
     def needs_ascent(self) -> bool:
@@ -87,15 +85,12 @@ class FedSpeed(Algorithm):
     def server_init(self, x: Float[Tensor, " D"]) -> dict[str, Tensor]:
         return {"hbar": torch.zeros_like(x)}
 
-    def perturb(self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], round: Round) -> Tensor:
-        return sam(g1, self.rho, self.ascent)
-
     def direction(
         self, v: Float[Tensor, "s D"], g1: Float[Tensor, "s D"], g2: Tensor | None, round: Round
     ) -> Tensor:
-        if g2 is None:
-            return g1
-        return g2 if self.alpha == 1 else (1 - self.alpha) * g1 + self.alpha * g2
+        if g2 is None or self.alpha == 1:
+            return super().direction(v, g1, g2, round)
+        return (1 - self.alpha) * g1 + self.alpha * g2
 
     def offset(self, round: Round) -> Tensor | None:
         return self.pull * (round.client["h"] - round.start)

@@ -1,4 +1,4 @@
-"""The figures of federated: accuracy against rounds and cost, drift, intervals, limits, and who holds what."""
+"""The figures of federated: accuracy by rounds and cost, drift, intervals, limits, flatness, and who holds what."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -189,6 +189,39 @@ def limits(curves: Mapping[str, Sequence[float]]) -> Figure:
         axes.set_ylabel(r"largest error of a coordinate, $|x - x^*|_\infty$")
         axes.set_yticks([1e-16, 1e-12, 1e-8, 1e-4, 1])
         made.legend(loc="outside lower center", ncols=2)
+    return made
+
+
+def flatness(
+    found: Mapping[str, Sequence[float]],
+    along: Mapping[str, Sequence[Sequence[float]]],
+    radii: Sequence[float],
+) -> Figure:
+    """The largest Hessian eigenvalue, a dot a seed; and the loss along its direction, mean and span of the seeds.
+
+    **Arguments:** `found`: from a name to an eigenvalue a seed. `along`: from a name to losses at `radii`, a row a
+    seed.
+    """
+    with house_style():
+        made, (left, right) = figure(1, 2, (6.4, 1.6 + 0.34 * len(found)))
+        for i, (name, values) in enumerate(found.items()):
+            left.plot(values, [i] * len(values), "o", color=_ink(name)["color"], ms=5)
+            left.plot([np.mean(values)], [i], "|", color="black", ms=13)
+            rows = np.asarray(along[name])
+            right.plot(radii, rows.mean(0), label=_label(name), **_ink(name))
+            if len(rows) > 1:
+                right.fill_between(
+                    radii, rows.min(0), rows.max(0), color=_ink(name)["color"], alpha=0.15, lw=0
+                )
+        left.set_yticks(range(len(found)), [_label(name) for name in found])
+        left.set_ylim(len(found) - 0.5, -0.5)
+        left.set_xlim(left=0)
+        left.set_xlabel("largest Hessian eigenvalue")
+        right.set_ylim(bottom=0)
+        right.set_xlabel("distance along its eigenvector")
+        right.set_ylabel("training loss")
+        handles, names = right.get_legend_handles_labels()
+        made.legend(handles, names, loc="outside lower center", ncols=min(5, len(names)))
     return made
 
 

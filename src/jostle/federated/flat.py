@@ -18,7 +18,7 @@ Loss = Callable[[Any, Tensor], Tensor]
 """From the model's output and the targets of a batch to the mean loss."""
 
 # A graph is recorded when its shapes have come this often: recording costs as much as some fifty calls.
-_RECORD_AFTER = 32
+RECORD_AFTER = 32
 
 
 class FlatModel:
@@ -124,7 +124,7 @@ class FlatModel:
             if key in self._recorded:
                 return self._recorded[key](v, x, y, noise)
             self._seen[key] += 1
-            if self._seen[key] == _RECORD_AFTER:
+            if self._seen[key] == RECORD_AFTER:
                 self.record(v, x, y, noise)
             return self._plain(v, x, y, noise)
 

@@ -3,13 +3,13 @@
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from jostle.federated import exact, figures
 from jostle.federated.claims import CLAIMS
 from jostle.federated.engines import Engine
-from jostle.federated.experiments import Task, dealt, train_task
+from jostle.federated.experiments import RADII, Task, dealt, train_task
 from jostle.federated.networks import Network
 from jostle.federated.partition import Scheme
 from jostle.federated.sampling import Sampling
@@ -26,7 +26,8 @@ class Config:
     `seeds`: of each algorithm, counted from `seed`. `algorithms`: by name. `data`, `test_data`: labelled images by
     name or path; without `test_data` a fifth of `data` is kept. `count`: how many images, 0 for all. `intervals`:
     local epochs of the sweep, with `interval_seeds` seeds. `target`: accuracy whose first round is looked for.
-    `limit_rounds`: of the runs on quadratics. `jobs`: trainings at a time, through `workers`.
+    `limit_rounds`: of the runs on quadratics. `curvature`: training samples over which the ends are judged for
+    flatness, 0 for none. `jobs`: trainings at a time, through `workers`.
     """
 
     seed: int = 20
@@ -55,6 +56,7 @@ class Config:
     interval_seeds: int = 1
     printed: bool = True
     limit_rounds: int = 400
+    curvature: int = 2000
     engine: Engine = "batched"
     device: str = "cpu"
     augment: bool = False
@@ -108,9 +110,10 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     engines = run.stage("engines", lambda stage: exact.engines())
     found = run.stage("trainings", lambda stage: _trainings(config, run, stage))
     table = run.stage("partition", lambda stage: dealt(_task(config, run, "fedavg", 0)).table)
-    curves = {name: [found[f"{name}/{i}"] for i in range(config.seeds)] for name in config.algorithms}
+    ends = {name: [found[f"{name}/{i}"] for i in range(config.seeds)] for name in config.algorithms}
+    curves = {name: [end["rows"] for end in held] for name, held in ends.items()}
     if config.printed:
-        curves["printed"] = [found["printed/0"]]
+        curves["printed"] = [found["printed/0"]["rows"]]
     metrics: dict[str, Any] = {
         "target": config.target,
         "limits": {k: v for k, v in limits.items() if k != "curves"}
@@ -119,8 +122,19 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "engines": engines,
         **{name: summary(rows, config.target) for name, rows in curves.items()},
         "interval": _intervals(config, found),
+        "sharpness": {name: [end["sharpness"] for end in held] for name, held in ends.items()}
+        if config.curvature
+        else {},
     }
     _figures(config, run, curves, limits["curves"], table, metrics)
+    if config.curvature:
+        along = {name: [end["along"] for end in held] for name, held in ends.items()}
+        run.figure(
+            "flatness",
+            figures.flatness(metrics["sharpness"], along, RADII),
+            "How sharp the training loss is where each training ended, a dot a seed; and the loss along its sharpest "
+            "direction.",
+        )
     return metrics
 
 
@@ -153,23 +167,25 @@ def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
     }
     if config.printed:
         settings = {"prox_mu": config.prox_mu, "rho": config.rho, "aggregation": "active"}
-        tasks["printed/0"] = replace(_task(config, run, "fedspeed", 0, "printed-0"), settings=settings)
+        tasks["printed/0"] = replace(
+            _task(config, run, "fedspeed", 0, "printed-0"), settings=settings, curvature=0
+        )
     for epochs in config.intervals:
         for name in ("fedavg", "fedspeed"):
             for i in range(config.interval_seeds):
                 tasks[f"{name}/{i}/{epochs}"] = replace(
-                    _task(config, run, name, i, f"{name}-{i}-{epochs}"), epochs=epochs
+                    _task(config, run, name, i, f"{name}-{i}-{epochs}"), epochs=epochs, curvature=0
                 )
     done: dict[str, Any] = stage.load() or {}
     left = [name for name in tasks if name not in done]
     with run.progress("trainings", len(tasks)) as advance:
         advance("", steps=len(done))
         for i, made in parallel(_quietly, [tasks[n] for n in left], engine=config.workers, jobs=config.jobs):
-            done[left[i]] = made["rows"]
+            done[left[i]] = made
             stage.save(done)
             advance(left[i])
     for name in tasks:
-        for row in done[name]:
+        for row in done[name]["rows"]:
             run.log(training=name, **row)
     return {name: done[name] for name in tasks}
 
@@ -190,32 +206,14 @@ def _on_purpose() -> Iterator[None]:
 
 def _task(config: Config, run: Run, algorithm: str, i: int, checkpoint: str = "") -> Task:
     kept = run.folder / "checkpoints" / f"training-{checkpoint}.safetensors"
-    return Task(
-        algorithm=algorithm,
-        seed=config.seed + i,
-        settings={"prox_mu": config.prox_mu, "rho": config.rho},
-        data=config.data,
-        test_data=config.test_data,
-        count=config.count,
-        size=config.size,
-        network=config.network,
-        clients=config.clients,
-        scheme=config.scheme,
-        concentration=config.concentration,
-        fraction=config.fraction,
-        sampling=config.sampling,
-        rounds=config.rounds,
-        epochs=config.epochs,
-        batch=config.batch,
-        lr=config.lr,
-        lr_decay=config.lr_decay,
-        weight_decay=config.weight_decay,
-        engine=config.engine,
-        device=config.device,
-        augment=config.augment,
-        evaluate_every=config.evaluate_every,
-        checkpoint=str(kept) if checkpoint else "",
-    )
+    shared = {f.name: getattr(config, f.name) for f in fields(Task) if hasattr(config, f.name)}
+    own = {
+        "algorithm": algorithm,
+        "seed": config.seed + i,
+        "settings": {"prox_mu": config.prox_mu, "rho": config.rho},
+        "checkpoint": str(kept) if checkpoint else "",
+    }
+    return Task(**{**shared, **own})
 
 
 def _intervals(config: Config, found: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
@@ -224,11 +222,11 @@ def _intervals(config: Config, found: Mapping[str, Any]) -> dict[str, dict[str, 
     for name in ("fedavg", "fedspeed"):
         if not config.intervals or name not in config.algorithms:
             continue
+        names = {epochs: f"{{}}/{{}}/{epochs}" for epochs in config.intervals} | {config.epochs: "{}/{}"}
         by_epochs = {
-            epochs: [found[f"{name}/{i}/{epochs}"] for i in range(config.interval_seeds)]
-            for epochs in config.intervals
+            epochs: [found[called.format(name, i)]["rows"] for i in range(config.interval_seeds)]
+            for epochs, called in names.items()
         }
-        by_epochs[config.epochs] = [found[f"{name}/{i}"] for i in range(config.interval_seeds)]
         out[name] = {str(e): summary(by_epochs[e], config.target)["last_ten"] for e in sorted(by_epochs)}
     return out
 

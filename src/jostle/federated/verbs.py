@@ -3,115 +3,28 @@
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from jostle.core.errors import JostleError, require
+from jostle.core.errors import require
+from jostle.federated.buffers import Buffers
 from jostle.federated.engines import Engine
 from jostle.federated.family import Name, by_name
 from jostle.federated.federation import Federated, Federation
+from jostle.federated.flat import RECORD_AFTER
 from jostle.federated.local import Local
 from jostle.federated.networks import network
-from jostle.federated.partition import Scheme, partition
+from jostle.federated.partition import Scheme
 from jostle.federated.sampling import Sampling
 from jostle.federated.server import losing
+from jostle.federated.splits import Split, split
 from jostle.files import write_text
 from jostle.zoo import Images
 
 Progress = Callable[[int, int, str], None] | None
-
-
-@dataclass(frozen=True, eq=False)
-class Split:
-    """Who holds which samples of a data set.
-
-    `parts`: indices, one tensor a client. `test`: indices that nobody holds.
-
-    >>> Split([torch.tensor([0, 2])], torch.tensor([1])).numbers()["clients"]
-    1
-    """
-
-    parts: list[Tensor]
-    test: Tensor
-
-    suffix: ClassVar[str] = ".npz"
-
-    def numbers(self) -> dict[str, Any]:
-        """How many clients, and the sizes."""
-        sizes = [len(part) for part in self.parts]
-        return {
-            "clients": len(sizes),
-            "smallest": min(sizes),
-            "largest": max(sizes),
-            "dealt": sum(sizes),
-            "test": len(self.test),
-        }
-
-    def save(self, path: str | Path) -> Path:
-        """Write `path` (.npz)."""
-        from jostle.files import whole
-
-        path = Path(path)
-        require(path.suffix == self.suffix, f"path must end in {self.suffix}, but {path.name} came")
-        arrays: dict[str, Any] = {f"client_{i}": part.numpy() for i, part in enumerate(self.parts)}
-        with whole(path) as draft, draft.open("wb") as file:
-            np.savez(file, **arrays, test=self.test.numpy())
-        return path
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Split":
-        """Read what `save` wrote.
-
-        **Raises:** `JostleError` if the file is absent or broken.
-        """
-        try:
-            with np.load(Path(path), allow_pickle=False) as file:
-                arrays = {name: torch.from_numpy(file[name].astype(np.int64)) for name in file.files}
-            test = arrays.pop("test")
-            return cls([arrays[f"client_{i}"] for i in range(len(arrays))], test)
-        except (OSError, ValueError, KeyError) as error:
-            raise JostleError(f"split {path} cannot be read ({type(error).__name__})") from error
-
-
-def split(
-    data: Images,
-    *,
-    clients: int = 50,
-    scheme: Scheme = "dirichlet",
-    dirichlet: float = 0.1,
-    classes_per_client: int = 3,
-    test_share: float = 0.2,
-    seed: int = 0,
-) -> Split:
-    """Deal a data set to clients and keep a share for testing.
-
-    **Arguments:** `data`: labelled images. `clients`, `scheme`, `classes_per_client`: see
-    [`partition`][jostle.federated.partition]; `dirichlet` is its concentration. `test_share`: in [0, 1). `seed`.
-    **Returns:** a [`Split`][jostle.federated.Split], which saves as .npz.
-
-    >>> from jostle import zoo
-    >>> split(zoo.load_data("digits").subset(range(100)), clients=4).numbers()["test"]
-    20
-    """
-    require(0 <= test_share < 1, f"test_share must lie in [0, 1), but {test_share} came")
-    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(data)))
-    cut = len(order) - int(len(order) * test_share)
-    held, test = order[:cut], order[cut:]
-    parts = partition(
-        data.labels[held],
-        clients,
-        scheme=scheme,
-        concentration=dirichlet,
-        classes_per_client=classes_per_client,
-        seed=seed,
-    )
-    return Split([held[part] for part in parts], test)
 
 
 def _federation(
@@ -155,6 +68,8 @@ def run(
     lost: float = 0.0,
     seed: int = 20,
     engine: Engine = "auto",
+    buffers: Buffers = "error",
+    state_dir: Path | None = None,
     checkpoint: Path | None = None,
     resume: Path | None = None,
     log: Path | None = None,
@@ -165,8 +80,10 @@ def run(
     **Arguments:** `data`: labelled images, dealt by `clients`, `scheme` and `dirichlet`, or by a `split` of before.
     `model`: on [0, 1] images; a small MLP if left out. `algorithm`: by name. `fraction` to `weight_decay`: see
     [`Federation.run`][jostle.federated.Federation.run]. `prox_mu`, `rho`, `alpha`: of the algorithms that have them.
-    `lost`: share of replies that the network loses. `checkpoint`, `resume`: .safetensors files. `log`: a file for
-    the history, one JSON object a round.
+    `lost`: share of replies that the network loses. `buffers`: what becomes of running statistics (batch
+    normalisation): `average` or `local`. `state_dir`: an empty folder for the clients' vectors, where they are too
+    many for main memory. `checkpoint`, `resume`: .safetensors files. `log`: a file for the history, one JSON object a
+    round.
     **Returns:** a [`Federated`][jostle.federated.Federated]: the network and its history.
 
     >>> from jostle import zoo
@@ -174,10 +91,19 @@ def run(
     >>> len(found.history)
     2
     """
-    dealt = split if split is not None else _split(data, clients, scheme, dirichlet)
+    dealt = _dealt(data, split, clients, scheme, dirichlet)
     carrier = losing(lost, seed=seed) if lost else None
     fed = _federation(
-        model, data, dealt, seed, fraction=fraction, sampling=sampling, engine=engine, transport=carrier
+        model,
+        data,
+        dealt,
+        seed,
+        fraction=fraction,
+        sampling=sampling,
+        engine=engine,
+        transport=carrier,
+        buffers=buffers,
+        state_dir=state_dir,
     )
     found = fed.run(
         by_name(algorithm, prox_mu=prox_mu, rho=rho, alpha=alpha),
@@ -196,8 +122,9 @@ def run(
     return found
 
 
-def _split(data: Images, clients: int, scheme: Scheme, dirichlet: float) -> Split:
-    return split(data, clients=clients, scheme=scheme, dirichlet=dirichlet)
+def _dealt(data: Images, given: Split | None, clients: int, scheme: Scheme, dirichlet: float) -> Split:
+    """The split that was given, or a new one."""
+    return given or split(data, clients=clients, scheme=scheme, dirichlet=dirichlet)
 
 
 def compare(
@@ -210,6 +137,7 @@ def compare(
     clients: int = 50,
     dirichlet: float = 0.1,
     scheme: Scheme = "dirichlet",
+    split: Split | None = None,
     fraction: float = 0.1,
     rounds: int = 60,
     local_epochs: int = 5,
@@ -217,6 +145,7 @@ def compare(
     lr: float = 0.1,
     target: float = 0.88,
     engine: Engine = "auto",
+    buffers: Buffers = "error",
     callback: Progress = None,
 ) -> dict[str, dict[str, Any]]:
     """Several algorithms on the same clients and seeds: accuracy with its standard error, rounds and gradients.
@@ -232,16 +161,15 @@ def compare(
     ['accuracy', 'best', 'gradients_to_target', 'rounds_to_target', 'standard_error']
     """
     require(seeds >= 1, f"seeds must be at least 1, but {seeds} came")
-    dealt = _split(data, clients, scheme, dirichlet)
+    dealt = _dealt(data, split, clients, scheme, dirichlet)
     table: dict[str, dict[str, Any]] = {}
     total, done = len(algorithms) * seeds, 0
     for name in algorithms:
         ends, best, first = [], [], []
         for i in range(seeds):
-            fed = _federation(model, data, dealt, seed + i, fraction=fraction, engine=engine)
-            found = fed.run(
-                by_name(name), rounds=rounds, lr=lr, local_epochs=local_epochs, batch_size=batch_size,
-                weight_decay=1e-3,
+            found = run(
+                data, model=model, algorithm=name, split=dealt, fraction=fraction, rounds=rounds,
+                local_epochs=local_epochs, batch_size=batch_size, lr=lr, seed=seed + i, engine=engine, buffers=buffers,
             )  # fmt: skip
             numbers = found.numbers()
             ends.append(numbers["last_ten"])
@@ -273,6 +201,7 @@ def sweep(
     batch_size: int = 20,
     seed: int = 20,
     engine: Engine = "auto",
+    buffers: Buffers = "error",
     callback: Progress = None,
 ) -> dict[str, dict[str, float]]:
     """One setting at several values: mean accuracy of the last ten rounds, and the best.
@@ -284,12 +213,14 @@ def sweep(
     ['0.0', '0.1']
     """
     require(len(values) > 0, "values must hold at least one number, but none came")
+    broken = [value for value in values if setting == "local_epochs" and value != int(value)]
+    require(not broken, f"values of local_epochs must be whole numbers, but {broken[:1]} came")
     out = {}
     for done, value in enumerate(values, start=1):
         given: dict[str, Any] = {setting: int(value) if setting == "local_epochs" else value}
         found = run(
             data, model=model, algorithm=algorithm, clients=clients, rounds=rounds, batch_size=batch_size,
-            seed=seed, engine=engine, **given,
+            seed=seed, engine=engine, buffers=buffers, **given,
         ).numbers()  # fmt: skip
         out[str(value)] = {"accuracy": found["last_ten"], "best": found["best"]}
         if callback is not None:
@@ -310,7 +241,7 @@ def bench(
 ) -> dict[str, float]:
     """Seconds a round in the sequential and in the batched engine, for a model and data of yours.
 
-    **Arguments:** as for `run`; `rounds`: timed in each engine after one that is not; the fastest counts.
+    **Arguments:** as for `run`; `rounds`: timed in each engine after some that are not; the fastest counts.
     **Returns:** `sequential`, `batched` and their `ratio`.
 
     >>> from jostle import zoo
@@ -318,11 +249,14 @@ def bench(
     ['batched', 'ratio', 'sequential']
     """
     require(rounds >= 1, f"rounds must be at least 1, but {rounds} came")
-    dealt, seconds = _split(data, clients, "iid", 1.0), {}
+    dealt, seconds = split(data, clients=clients, scheme="iid"), {}
     for engine in ("sequential", "batched"):
         fed = _federation(model, data, dealt, 0, fraction=fraction, engine=engine, evaluate_every=10**9)
         course = fed.start(by_name(algorithm), Local(epochs=local_epochs, batch_size=batch_size))
-        course.advance()
+        calls = 0.0
+        while calls <= RECORD_AFTER:  # until the batched engine replays what it has recorded
+            row = course.advance()
+            calls += row["gradients"] / row["active"]
         times = []
         for _ in range(rounds):
             started = time.perf_counter()
