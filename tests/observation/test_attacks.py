@@ -62,6 +62,12 @@ def test_a_linear_policy_is_attacked_exactly(seed, bias):
         assert info.moved.all()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 13, 40])
+def test_however_few_the_steps_they_reach_the_budget(steps):
+    shown, info = Bifurcation(Budget(0.05), steps=steps)(linear([1.0, -2.0, 0.5]), torch.zeros(2, 3))
+    assert np.allclose(info.linf, 0.05) and torch.allclose(shown.abs(), torch.full((2, 3), 0.05))
+
+
 def every_attack(budget):
     yield from (Noise(budget, kind) for kind in ("uniform", "normal", "corner"))
     yield from (PGD(budget, Regress(kind), steps=7) for kind in ("mse", "mae", "huber"))
