@@ -349,6 +349,10 @@ def test_a_proxy_is_attacked_in_the_policy_s_place():
     policy, proxy, o = continuous(), continuous(seed=5), observations()
     shown, _ = Transfer(FGSM(Budget(0.05)), proxy)(policy, o)
     assert torch.equal(shown, FGSM(Budget(0.05))(proxy, o)[0])
+    fine, o = continuous(dtype=torch.float64), observations(dtype=torch.float64)
+    shown, _ = Transfer(FGSM(Budget(0.05, mask=[1, 1, 0, 0, 0])), proxy)(fine, o)
+    assert shown.dtype == torch.float64 and torch.equal(shown[:, 2:], o[:, 2:])
+    assert not torch.equal(shown, o) and bool(((shown - o).abs() <= 0.05 + 1e-7).all())
 
 
 def test_nothing_of_the_user_s_is_changed():
