@@ -62,6 +62,12 @@ def test_a_linear_policy_is_attacked_exactly(seed, bias):
         assert info.moved.all()
 
 
+@pytest.mark.parametrize("steps", [1, 2, 5, 13, 40])
+def test_however_few_the_steps_they_reach_the_budget(steps):
+    shown, info = Bifurcation(Budget(0.05), steps=steps)(linear([1.0, -2.0, 0.5]), torch.zeros(2, 3))
+    assert np.allclose(info.linf, 0.05) and torch.allclose(shown.abs(), torch.full((2, 3), 0.05))
+
+
 def every_attack(budget):
     yield from (Noise(budget, kind) for kind in ("uniform", "normal", "corner"))
     yield from (PGD(budget, Regress(kind), steps=7) for kind in ("mse", "mae", "huber"))
@@ -343,6 +349,10 @@ def test_a_proxy_is_attacked_in_the_policy_s_place():
     policy, proxy, o = continuous(), continuous(seed=5), observations()
     shown, _ = Transfer(FGSM(Budget(0.05)), proxy)(policy, o)
     assert torch.equal(shown, FGSM(Budget(0.05))(proxy, o)[0])
+    fine, o = continuous(dtype=torch.float64), observations(dtype=torch.float64)
+    shown, _ = Transfer(FGSM(Budget(0.05, mask=[1, 1, 0, 0, 0])), proxy)(fine, o)
+    assert shown.dtype == torch.float64 and torch.equal(shown[:, 2:], o[:, 2:])
+    assert not torch.equal(shown, o) and bool(((shown - o).abs() <= 0.05 + 1e-7).all())
 
 
 def test_nothing_of_the_user_s_is_changed():

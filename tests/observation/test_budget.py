@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
+from jostle import Linf
 from jostle.core.errors import JostleError
 from jostle.observation import Budget, suggest_budget
-from jostle.observation.budget import step_sizes
+from jostle.observation.budget import Reach, step_sizes
 
 
 def test_the_authors_step_schedule():
@@ -59,3 +60,18 @@ def test_a_budget_from_normal_change():
         suggest_budget(log[:1])
     with pytest.raises(JostleError, match="NaN"):
         suggest_budget(np.full((3, 2), np.nan))
+
+
+def test_the_ball_of_a_reach_is_the_core_s():
+    rng = torch.Generator().manual_seed(0)
+    o = torch.rand(6, 4, generator=rng)
+    o[0], o[1, 0] = 0.0, 1.2
+    reach = Reach.around(Budget([0.1, 0.0, 0.3, 0.02]), o, torch.zeros(4), torch.ones(4))
+    plain = Linf(1.0, lower=reach.low, upper=reach.high, scale=reach.e)
+    u = torch.randn(6, 3, generator=rng)
+    assert torch.equal(reach.ball.project(u, reach.centre), plain.project(u, reach.centre))
+    ours, theirs = (
+        ball.sample(u, torch.Generator().manual_seed(3), reach.centre) for ball in (reach.ball, plain)
+    )
+    assert torch.equal(ours, theirs) and plain.contains(ours, reach.centre)
+    assert torch.equal(reach.ball.steepest(u), plain.steepest(u))

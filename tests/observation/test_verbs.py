@@ -2,12 +2,29 @@
 
 import json
 
+import gymnasium as gym
+import numpy as np
 import pytest
 from gymnasium.spaces import Box
 from observation.conftest import box, mlp
 
 from jostle.cli import main
-from jostle.observation import Agent, wrap_policy
+from jostle.observation import Agent, verbs, wrap_policy
+
+SHORT = "ShortPendulum-v0"
+if SHORT not in gym.registry:  # 30 steps tell what 200 do
+    gym.register(
+        SHORT, entry_point="gymnasium.envs.classic_control.pendulum:PendulumEnv", max_episode_steps=30
+    )
+
+MINE = """from torch import nn
+
+def make():
+    return nn.Sequential(nn.Linear(3, 4), nn.SiLU(), nn.Linear(4, 1), nn.Tanh())
+
+def no():
+    return 3
+"""
 
 
 @pytest.fixture
@@ -34,7 +51,7 @@ def run(*words):
 
 def test_attack_and_sweep(pendulum, tmp_path, capsys):
     out = tmp_path / "report.json"
-    common = ("--agent", pendulum, "--env", "Pendulum-v1", "--steps", 5, "--episodes", 2)
+    common = ("--agent", pendulum, "--env", SHORT, "--steps", 5, "--episodes", 2)
     assert (
         run("attack", *common, "--kinds", "uniform", "fgsm", "acg", "regression", "--still", 2, "--out", out)
         == 0
@@ -53,13 +70,13 @@ def test_certify_and_stealth(pendulum, tmp_path, capsys):
     assert run("certify", "--agent", pendulum, "--env", "Pendulum-v1", "--eps", 0.02) == 0
     assert "mean width" in capsys.readouterr().out
     out = tmp_path / "s.json"
-    words = ("--agent", pendulum, "--env", "Pendulum-v1", "--hide", 1.0, "--block", 5, "--permutations", 19)
+    words = ("--agent", pendulum, "--env", SHORT, "--hide", 1.0, "--block", 5, "--permutations", 19)
     assert run("stealth", *words, "--out", out) == 0
     assert len(json.loads(out.read_text())["by feature"]["p"]["ks"]) == 3
 
 
-@pytest.mark.study
-def test_a_building_by_name(house, district, tmp_path):
+def test_a_building_by_name(house, district, tmp_path, monkeypatch):
+    monkeypatch.setattr(verbs, "load_district", lambda name: district.window(0, 96))
     out = tmp_path / "r.json"
     words = ("--agent", house, "--env", "Building_6", "--kinds", "fgsm", "--episodes", 1)
     assert run("attack", *words, "--out", out) == 0
@@ -69,9 +86,42 @@ def test_a_building_by_name(house, district, tmp_path):
 @pytest.mark.study
 def test_train_and_harden(tmp_path):
     out = tmp_path / "a.safetensors"
-    words = ("--env", "Pendulum-v1", "--algorithm", "ppo", "--steps", 2048, "--hidden", 8, "--resist", "adv")
+    words = ("--env", SHORT, "--algorithm", "ppo", "--steps", 256, "--hidden", 8, "--resist", "adv")
     assert run("train", *words, "--out", out) == 0
     assert Agent.load(out).numbers()["widths"] == [8, 1]
+
+
+def test_a_module_of_one_s_own(tmp_path, capsys):
+    (tmp_path / "mine.py").write_text(MINE)
+    words = ("--env", SHORT, "--kinds", "bifurcated", "--episodes", 1, "--steps", 3)
+    assert run("attack", "--agent", f"{tmp_path}/mine.py:make", *words) == 0
+    assert "bifurcated" in capsys.readouterr().out
+    assert run("attack", "--agent", f"{tmp_path}/mine.py:no", *words) == 2
+    assert "must make a torch module" in " ".join(capsys.readouterr().err.split())
+    assert run("certify", "--agent", f"{tmp_path}/mine.py:make", "--env", SHORT) == 2
+    assert "linear, tanh and ReLU layers" in " ".join(capsys.readouterr().err.split())
+
+
+def test_logs_of_one_s_own_are_audited(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    clean = rng.normal(size=(200, 3))
+    shown = clean + np.array([0.0, 0.0, 1.5])
+    np.savez(tmp_path / "clean.npz", o=clean)
+    np.save(tmp_path / "shown.npy", shown)
+    words = ("--clean", tmp_path / "clean.npz", "--block", 5, "--permutations", 99)
+    out = tmp_path / "s.json"
+    assert run("audit", *words, "--shown", tmp_path / "shown.npy", "--out", out) == 0
+    p = json.loads(out.read_text())["by feature"]["p"]["ks"]
+    assert p[2] < 1e-6 and p[0] == pytest.approx(1.0)
+    np.savez(tmp_path / "two.npz", a=clean, b=clean)
+    assert run("audit", *words, "--shown", tmp_path / "two.npz") == 2
+    assert "must hold one array" in " ".join(capsys.readouterr().err.split())
+    (tmp_path / "text.npy").write_text("no numbers")
+    assert run("audit", *words, "--shown", tmp_path / "text.npy") == 2
+    assert "must be a .npy or .npz file of numbers" in " ".join(capsys.readouterr().err.split())
+    np.save(tmp_path / "wide.npy", rng.normal(size=(200, 4)))
+    assert run("audit", *words, "--shown", tmp_path / "wide.npy") == 2
+    assert "the features differ: 3 and 4" in " ".join(capsys.readouterr().err.split())
 
 
 def test_mistakes_are_one_sentence(pendulum, tmp_path, capsys):

@@ -46,7 +46,7 @@ from jostle.observation.wrapped import MinDistortion, Timed, Transfer, WorstCorn
 
 from jostle.observation import verbs as _verbs  # isort: skip  (after the names that it uses)
 
-VERBS = (_verbs.attack, _verbs.sweep, _verbs.stealth, _verbs.certify, _verbs.train)
+VERBS = (_verbs.attack, _verbs.sweep, _verbs.stealth, _verbs.audit, _verbs.certify, _verbs.train)
 
 __all__ = [
     "ACG",

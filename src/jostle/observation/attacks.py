@@ -68,7 +68,8 @@ class PGD(Attack):
 
     **Arguments:** `budget`. `goal`: what to maximise: [`Regress`][jostle.observation.Regress] (default),
     `Bifurcate`, `Classify`, `Diverge`, `LowestQ`, `LowestValue` or `Toward`. `steps`: ascent steps. `step_size`:
-    first length in observation units; default 0.2 of the largest radius. `decays`, `rate`: the length is
+    first length in observation units; default 0.2 of the largest radius, more for under 20 steps (which
+    would not get as far as the radius). `decays`, `rate`: the length is
     multiplied by `rate` after each of `decays + 1` equal phases. `restarts`: starts in all, the best kept.
     `start`: at the `clean` observation or at a `random` one of the ball; `auto`: random where the gradient
     vanishes at the clean point. `select`: what is shown, the `best` iterate a sample or the `last` (as other
@@ -173,7 +174,8 @@ class PGD(Attack):
 
     def _sizes(self, largest: float) -> list[float] | None:
         """Step lengths in observation units, from the largest radius; `None` for rules that set their own."""
-        return step_sizes(self.steps, self.step_size or 0.2 * largest, self.decays, self.rate)
+        first = self.step_size or largest * max(0.2, 4 / self.steps)
+        return step_sizes(self.steps, first, self.decays, self.rate)
 
     def _rule(self, reach: Reach) -> Rule:
         sizes = self._sizes(reach.largest)

@@ -112,6 +112,12 @@ class _Sides(Linf):
         low, high = torch.maximum(self.lower - x, -self.scale), torch.minimum(self.upper - x, self.scale)
         return lambda move: torch.clamp(move, low, high)
 
+    def sample(self, template: Tensor, generator: torch.Generator, x: Tensor | None = None) -> Tensor:
+        """Uniform between the budget's sides, then clipped by the box's."""
+        unit = self._unit_sample(template.shape, generator, template.dtype).to(template.device)
+        assert self.scale is not None
+        return self.projector(template, x)(unit * self.scale)
+
 
 @dataclass(frozen=True, eq=False)
 class Reach:

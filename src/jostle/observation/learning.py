@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jostle.core.errors import JostleError, optional, require
 from jostle.files import whole
 from jostle.observation.policy import Policy, wrap_policy
+from jostle.zoo.networks import user_function
 
 Progress = Callable[[int, int, str], None]
 Algorithm = Literal["sac", "ppo"]
@@ -83,14 +84,15 @@ def _watch(steps: int, callback: Progress | None) -> Any:
 class Agent:
     """A policy network in a file: linear layers and activations, and the head that makes an action of its output.
 
-    `load` reads what `save` wrote, and models that Stable-Baselines3 saved (`.zip`: PPO, A2C, SAC, TD3, DDPG, DQN
-    with flat observations), whose weights are read without unpickling anything.
+    `load` reads what `save` wrote, models that Stable-Baselines3 saved (`.zip`: PPO, A2C, SAC, TD3, DDPG, DQN with
+    flat observations), whose weights are read without unpickling anything, and `FILE.py:FUNCTION`, a function of
+    yours that makes a module from observations to the output before squashing (a last tanh is the head).
     """
 
     suffix: ClassVar[str] = ".safetensors"
 
-    net: nn.Sequential
-    head: Literal["tanh", "clip", "argmax"]
+    net: nn.Module
+    head: Literal["auto", "tanh", "clip", "argmax"]
 
     @classmethod
     def of(cls, policy: Policy) -> "Agent":
@@ -108,7 +110,7 @@ class Agent:
 
     def numbers(self) -> dict[str, Any]:
         """What the network is."""
-        widths = [layer.out_features for layer in self.net if isinstance(layer, nn.Linear)]
+        widths = [layer.out_features for layer in self.net.modules() if isinstance(layer, nn.Linear)]
         return {
             "head": self.head,
             "widths": widths,
@@ -120,7 +122,8 @@ class Agent:
         from safetensors.torch import save
 
         kinds = [
-            "linear" if isinstance(layer, nn.Linear) else type(layer).__name__.lower() for layer in self.net
+            "linear" if isinstance(layer, nn.Linear) else type(layer).__name__.lower()
+            for layer in self.net.children()
         ]
         state = {key: value.detach().cpu().contiguous() for key, value in self.net.state_dict().items()}
         with whole(Path(path)) as draft:
@@ -132,8 +135,16 @@ class Agent:
 
         **Raises:** `JostleError` if the file is neither of the two kinds, or broken.
         """
+        if ".py:" in str(path):
+            made = user_function(str(path), "agent")()
+            require(
+                isinstance(made, nn.Module),
+                f"{path} must make a torch module, but {type(made).__name__} came",
+            )
+            return cls(made, "auto")
         path = Path(path)
         require(path.is_file(), f"agent file {path} does not exist")
+        require(path.suffix != ".py", f"an agent of your own is named FILE.py:FUNCTION, but {path} came")
         try:
             return cls._zip(path) if zipfile.is_zipfile(path) else cls._tensors(path)
         except JostleError:

@@ -1,6 +1,7 @@
 """What the command line offers: attack, sweep, audit, bound and train agents in Gymnasium environments."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import gymnasium as gym
@@ -41,10 +42,10 @@ def attack(
 ) -> Report:
     """What bounded sensor attacks cost your agent: returns, regrets and KPIs under common random numbers.
 
-    **Arguments:** `agent`: a file that `train` wrote, or a model that Stable-Baselines3 saved (`.zip`). `env`: a
-    Gymnasium id, or CityLearn's building data by name (`Building_6` to `Building_10`). `kinds`: of attack. `eps`,
-    `units`: the budget of each feature. `still`: features, by number, that cannot be touched. `steps`: of the
-    ascents. `episodes`: on seeds from `seed` on.
+    **Arguments:** `agent`: a file that `train` wrote, a model that Stable-Baselines3 saved (`.zip`), or
+    `FILE.py:FUNCTION`, a function of yours that makes a module. `env`: a Gymnasium id, or CityLearn's building data
+    by name (`Building_6` to `Building_10`). `kinds`: of attack. `eps`, `units`: the budget of each feature. `still`:
+    features, by number, that cannot be touched. `steps`: of the ascents. `episodes`: on seeds from `seed` on.
     """
     make = _maker(env, episodes)
     policy = _policy(agent, make)
@@ -115,6 +116,23 @@ def stealth(
         generator=np.random.default_rng(seed),
         rules=rules,
     )
+
+
+def audit(
+    clean: Path,
+    shown: Path,
+    *,
+    block: int = 24,
+    permutations: int = 1000,
+    seed: int = 0,
+) -> Stealth:
+    """The detectors on two logs of your own: observations that are known to be clean, and suspicious ones.
+
+    **Arguments:** `clean`, `shown`: `.npy`, or `.npz` with one array: `(steps, features)` in time order, the same
+    features. `block`: steps that are permuted together (24 hours: a day). `permutations`: of MMD.
+    """
+    logs = [_log(name, Path(path)) for name, path in (("clean", clean), ("shown", shown))]
+    return compare(*logs, block=block, permutations=permutations, generator=np.random.default_rng(seed))
 
 
 def certify(
@@ -214,6 +232,25 @@ def _attack(kind: Kind, budget: Budget, steps: int) -> Attack:
         return (APGD if kind == "apgd" else ACG)(budget, steps=steps)
     direction: Any = "flip" if kind == "bifurcated" else kind
     return Bifurcation(budget, steps=steps, direction=direction)
+
+
+def _log(name: str, path: Path) -> np.ndarray:
+    try:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            return np.asarray(held, dtype=np.float64)
+        with held:
+            require(
+                len(held.files) == 1,
+                f"{name} must hold one array, but {path} holds {len(held.files)}: {', '.join(held.files)}",
+            )
+            return np.asarray(held[held.files[0]], dtype=np.float64)
+    except JostleError:
+        raise
+    except (OSError, ValueError, TypeError) as error:
+        raise JostleError(
+            f"{name} must be a .npy or .npz file of numbers, but {path} is not: {error}"
+        ) from error
 
 
 def _rows(o: Any) -> Any:

@@ -140,4 +140,7 @@ class Transfer(Attack):
 
     def show(self, policy: Policy, clean: Tensor, t: np.ndarray, generator: torch.Generator | None) -> Shown:
         """What fools the proxy."""
-        return self.attack.show(self.proxy, clean.to(self.proxy.like), t, generator)
+        read = clean.to(self.proxy.like)
+        found = self.attack.show(self.proxy, read, t, generator)
+        shown = torch.where(found.o == read, clean, found.o.to(clean))
+        return Shown(shown, found.active, found.objective)
