@@ -14,9 +14,9 @@ from jostle.federated.networks import Network
 from jostle.federated.partition import Scheme
 from jostle.federated.sampling import Sampling
 from jostle.lab.engines import Engine as Workers
-from jostle.lab.engines import parallel
-from jostle.lab.runs import Run, Stage
+from jostle.lab.runs import Run
 from jostle.lab.study import Study
+from jostle.lab.sweeps import sweep
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     with _on_purpose():
         limits = run.stage("limits", lambda stage: exact.quadratics(config.limit_rounds))
     engines = run.stage("engines", lambda stage: exact.engines())
-    found = run.stage("trainings", lambda stage: _trainings(config, run, stage))
+    found = _trainings(config, run)
     table = run.stage("partition", lambda stage: dealt(_task(config, run, "fedavg", 0)).table)
     ends = {name: [found[f"{name}/{i}"] for i in range(config.seeds)] for name in config.algorithms}
     curves = {name: [end["rows"] for end in held] for name, held in ends.items()}
@@ -158,7 +158,7 @@ def summary(seeds: Sequence[Sequence[Mapping[str, Any]]], target: float) -> dict
     return out
 
 
-def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
+def _trainings(config: Config, run: Run) -> dict[str, Any]:
     """All trainings, side by side; a killed run keeps those that are done and the rounds of those that are not."""
     tasks = {
         f"{name}/{i}": _task(config, run, name, i, f"{name}-{i}")
@@ -176,18 +176,15 @@ def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
                 tasks[f"{name}/{i}/{epochs}"] = replace(
                     _task(config, run, name, i, f"{name}-{i}-{epochs}"), epochs=epochs, curvature=0
                 )
-    done: dict[str, Any] = stage.load() or {}
-    left = [name for name in tasks if name not in done]
-    with run.progress("trainings", len(tasks)) as advance:
-        advance("", steps=len(done))
-        for i, made in parallel(_quietly, [tasks[n] for n in left], engine=config.workers, jobs=config.jobs):
-            done[left[i]] = made
-            stage.save(done)
-            advance(left[i])
-    for name in tasks:
-        for row in done[name]["rows"]:
-            run.log(training=name, **row)
-    return {name: done[name] for name in tasks}
+    return sweep(
+        run,
+        "trainings",
+        _quietly,
+        tasks,
+        engine=config.workers,
+        jobs=config.jobs,
+        rows=lambda name, made: ({"training": name, **row} for row in made["rows"]),
+    )
 
 
 def _quietly(task: Task) -> dict[str, Any]:

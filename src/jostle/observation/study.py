@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from jostle.lab import Run, Stage, Study
-from jostle.lab.engines import Engine, parallel
+from jostle.lab import Run, Study, sweep
+from jostle.lab.engines import Engine
 from jostle.observation import figures
 from jostle.observation.claims import CLAIMS
 from jostle.observation.evaluate import interval
@@ -115,7 +115,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     if "optimally targeted" in config.attacks:
         paid = replace(task, agent="ppo", harmful=True, train_steps=config.train_steps)
         task = replace(task, worst=run.stage("harmful agent", lambda stage: make_agent(paid)))
-    found = run.stage("attacks", lambda stage: _side_by_side(config, run, stage, task))
+    found = _side_by_side(config, run, task)
     years |= {year["name"]: year for year in found["years"]}
     seen = {
         k: v for k, v in years.items() if k in ("none", "uniform noise", "bifurcated", "stealth bifurcated")
@@ -138,7 +138,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     return metrics
 
 
-def _side_by_side(config: Config, run: Run, stage: Stage, task: Task) -> dict[str, Any]:
+def _side_by_side(config: Config, run: Run, task: Task) -> dict[str, Any]:
     """Independent pieces, longest first; a killed run keeps those that are done."""
     pieces = years_of(config.attacks, task)
     pieces += [("pendulum", replace(task, seed=config.seed + i)) for i in range(config.pendulums)]
@@ -148,15 +148,9 @@ def _side_by_side(config: Config, run: Run, stage: Stage, task: Task) -> dict[st
         pieces.append(("discretised", replace(task, bins=config.bins)))
     if config.turns:
         pieces.append(("alternated", replace(task, turns=config.turns)))
-    done: dict[str, Any] = stage.load() or {}
-    left = [i for i in range(len(pieces)) if str(i) not in done]
-    with run.progress("attacked years and pendulums", len(pieces)) as advance:
-        advance("", steps=len(done))
-        for k, result in parallel(do, [pieces[i] for i in left], engine=config.engine, jobs=config.jobs):
-            done[str(left[k])] = result
-            stage.save(done)
-            advance(pieces[left[k]][1].name or pieces[left[k]][0])
-    results = [done[str(i)] for i in range(len(pieces))]
+    tasks = {f"{i} {task.name or kind}": (kind, task) for i, (kind, task) in enumerate(pieces)}
+    found = sweep(run, "attacks", do, tasks, engine=config.engine, jobs=config.jobs)
+    results = list(found.values())
     kinds = [kind for kind, _ in pieces]
     by = {kind: [r for r, k in zip(results, kinds, strict=True) if k == kind] for kind in set(kinds)}
     return {

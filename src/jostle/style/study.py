@@ -8,9 +8,8 @@ from typing import Any
 import torch
 
 from jostle.core.statistics import t_interval
-from jostle.lab import Run, Study
+from jostle.lab import Run, Study, sweep
 from jostle.lab.engines import Engine
-from jostle.lab.sweeps import sweep
 from jostle.style import figures
 from jostle.style.attack import StyleCurve
 from jostle.style.cases import PACS_ARCHIVE, Case, digits_case, network_case, pacs_case
