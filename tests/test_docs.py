@@ -1,7 +1,9 @@
 """Every Python block of the README and the docs runs, top to bottom, one namespace a page."""
 
 import ast
+import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,43 @@ def test_the_examples_run(page, tmp_path, monkeypatch):
     for block in blocks:
         exec(compile(block, str(page), "exec"), names)
     assert blocks
+
+
+class Typed(Exception):
+    """The command line has understood a command, and would now begin to work."""
+
+
+def shell_lines(page):
+    """The `jostle` commands of a page's code blocks that a person could type as they stand."""
+    for language, block in re.findall(r"^```(\w*)\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        if language:
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            if re.match(r"jostle [a-z]", line) and "..." not in line:
+                words = shlex.split(line, comments=True)
+                yield words[1:]
+
+
+@pytest.mark.study
+@pytest.mark.parametrize("page", [p for p in PAGES if any(shell_lines(p))], ids=lambda p: p.stem)
+def test_the_shell_commands_can_be_typed(page, tmp_path, monkeypatch):
+    from jostle import cli, lab
+
+    def understood(*words, **settings):
+        raise Typed
+
+    options_of = cli.options_of
+    monkeypatch.setattr(
+        cli, "options_of", lambda function: dataclasses.replace(options_of(function), call=understood)
+    )
+    for name in ("start", "resume", "tour", "write_index", "write_report"):
+        monkeypatch.setattr(lab, name, understood)
+    monkeypatch.chdir(tmp_path)
+    for words in shell_lines(page):
+        if words[0] in ("list", "zoo") or "--help" in words:
+            continue
+        with pytest.raises(Typed):
+            assert cli.main(words) == 0, f"jostle {shlex.join(words)}"
 
 
 def test_every_method_has_a_page():
