@@ -159,7 +159,8 @@ def test_a_recorded_run_is_put_into_its_page_once(tmp_path, monkeypatch):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setattr(module, "DOCS", tmp_path)
-    (tmp_path / "toy.md").write_text("# toy\n\nwords\n\n## Limits\n\nmany\n")
+    limits = "\n\n## Limits\n\nmany\n"
+    (tmp_path / "toy.md").write_text("# toy\n\nwords" + limits)
     claim = {"id": "T-1", "text": "a | b", "paper": "2", "measured": "3 x", "scale": "quick"}
     environment = {"time": "2026-03-04T15:06:07+00:00", "gpus": [], "cores": 2, "processor": "CPU"}
     write_json(tmp_path / "run" / "config.json", {"study": "toy", "preset": "quick", "config": {}})
@@ -170,8 +171,11 @@ def test_a_recorded_run_is_put_into_its_page_once(tmp_path, monkeypatch):
         write_json(tmp_path / "run" / "result.json", {"seconds": 61.0})
         write_json(tmp_path / "run" / "claims.json", [{**claim, "verdict": verdict}])
         text = module.record(tmp_path / "run").read_text()
-        assert text.count("## What a recorded run found") == 1 and text.startswith(
-            "# toy\n\nwords\n\n## Limits"
+        assert text.count("## What a recorded run found") == 1
+        assert text.startswith("# toy\n\nwords\n\n## What a recorded run found\n") and text.endswith(
+            " |" + limits
         )
         assert f"| T-1 | a \\| b | 2 | 3 x | {said} |" in text
         assert "4 March 2026, 15:06 UTC, 1 min 1 s on 2 cores (CPU); jostle 0.1, torch 2." in text
+    (tmp_path / "toy.md").write_text("# toy\n\nwords\n")
+    assert module.record(tmp_path / "run").read_text().startswith("# toy\n\nwords\n\n## What a recorded")
