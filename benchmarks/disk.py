@@ -1,4 +1,4 @@
-"""Speed of the room `disk` on one core, beside galpy and gala, in one run."""
+"""Speed of the room `disk` on one core, beside galpy and gala, in one run: `python benchmarks/disk.py`."""
 
 import importlib.metadata
 import platform

@@ -8,6 +8,7 @@ from jostle.files import read_json, write_text
 from jostle.lab.report import VERDICTS, day, duration
 
 DOCS = Path(__file__).resolve().parent
+LIMITS = re.compile(r"\n## (?:Honest limits|Limits)\n")
 BLOCK = re.compile(r"\n## What a recorded run found\n.*?(?=\n## |\Z)", re.DOTALL)
 
 
@@ -45,11 +46,15 @@ def cell(text: str) -> str:
 
 
 def record(folder: Path) -> Path:
-    """Replace the block in the method's page, or add it at the end."""
+    """Replace the block in the method's page, or add it: before the limits, or at the end."""
     page = DOCS / f"{read_json(folder / 'config.json')['study']}.md"
     text, block = page.read_text(encoding="utf-8"), table(folder)
-    found = BLOCK.search(text)
-    text = text[: found.start()] + block + text[found.end() :] if found else text.rstrip("\n") + "\n" + block
+    if found := BLOCK.search(text):
+        text = text[: found.start()] + block + text[found.end() :]
+    elif limits := LIMITS.search(text):
+        text = text[: limits.start()] + block + text[limits.start() :]
+    else:
+        text = text.rstrip("\n") + "\n" + block
     write_text(page, text)
     return page
 

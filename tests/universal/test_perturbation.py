@@ -84,3 +84,16 @@ def test_spectrum_finds_the_frequency_of_a_wave():
 def test_batches_of_perturbations_meet_their_images():
     delta = torch.tensor([0.1, 0.2]).reshape(2, 1, 1, 1)
     assert torch.allclose(perturb(torch.zeros(2, 1, 1, 1), delta), delta)
+
+
+def test_the_shell_draws_it_into_a_picture(up, tmp_path):
+    from PIL import Image
+
+    from jostle import cli
+
+    up.save(tmp_path / "uap.safetensors")
+    target = tmp_path / "uap.png"
+    words = ["universal", "show", "--perturbation", str(tmp_path / "uap.safetensors"), "--out", str(target)]
+    assert cli.main(words) == 0
+    with Image.open(target) as picture:
+        assert min(picture.size) > 100

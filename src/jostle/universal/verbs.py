@@ -1,7 +1,7 @@
 """What the command line offers beside crafting and judging."""
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -10,10 +10,13 @@ from jostle.universal.evaluate import Fooling, evaluate
 from jostle.universal.perturbation import UniversalPerturbation
 from jostle.zoo import Images
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-else:
-    Figure = Any
+
+@runtime_checkable
+class Picture(Protocol):
+    """What can be drawn into a file: a figure of matplotlib, which is not imported to say so."""
+
+    def savefig(self, fname: Any, **settings: Any) -> None:
+        """Draw into the file `fname`."""
 
 
 def defend(
@@ -45,7 +48,7 @@ def defend(
     return found
 
 
-def show(perturbation: UniversalPerturbation) -> Figure:
+def show(perturbation: UniversalPerturbation) -> Picture:
     """A figure of the perturbation and its spectrum; `--out picture.png` keeps it.
 
     **Arguments:** `perturbation`: as `craft` made it.
