@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from jostle.files import read_json, write_text
-from jostle.lab.report import VERDICTS, day, duration
+from jostle.lab.report import VERDICTS, changes, day, duration
 
 DOCS = Path(__file__).resolve().parent
 BLOCK = re.compile(r"\n## What a recorded run found\n.*?(?=\n## |\Z)", re.DOTALL)
@@ -16,6 +16,7 @@ def table(folder: Path) -> str:
     config, environment = read_json(folder / "config.json"), read_json(folder / "environment.json")
     seconds = read_json(folder / "result.json")["seconds"]
     key, preset = config["study"], config["preset"]
+    note = changes(config)
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     hardware = ", ".join([*environment["gpus"], f"{environment['cores']} cores ({environment['processor']})"])
     rows = [
@@ -28,7 +29,7 @@ def table(folder: Path) -> str:
             "",
             "## What a recorded run found",
             "",
-            f"`jostle run {key} --preset {preset}`, {day(environment['time'])}, {duration(seconds)} on {hardware}; "
+            f"`jostle run {key} --preset {preset}`{f' ({note})' if note else ''}, {day(environment['time'])}, {duration(seconds)} on {hardware}; "
             f"{packages}.",
             "",
             "| claim | what it says | paper | here | verdict |",

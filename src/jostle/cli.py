@@ -18,6 +18,7 @@ from jostle.cli_types import Options, options_of
 from jostle.core.errors import JostleError
 from jostle.files import read_json, write_json
 from jostle.lab.progress import track
+from jostle.lab.report import changes
 from jostle.lab.rooms import ROOMS, load_study, room
 
 _USAGE = """\
@@ -124,6 +125,8 @@ def _run(words: list[str], out: Console) -> int:
         config = _parse(type(base), words[1:], f"jostle run {key}", default=base)
         run = lab.start(key, preset, config)
     _print_claims(read_json(run.folder / "claims.json"), out)
+    if note := changes(read_json(run.folder / "config.json")):
+        out.print(note, style="yellow", highlight=False, markup=False)
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
 

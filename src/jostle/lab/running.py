@@ -10,12 +10,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from jostle.core.errors import JostleError
-from jostle.files import read_json, write_json, write_text
+from jostle.files import plain, read_json, write_json, write_text
 from jostle.lab.claims import judge
 from jostle.lab.report import write_report
 from jostle.lab.rooms import load_study, room
 from jostle.lab.runs import Run
-from jostle.lab.study import rebuild
+from jostle.lab.study import changed, rebuild
 
 
 def run(key: str, preset: str = "quick", *, root: Path | None = None, **changes: Any) -> Run:
@@ -33,13 +33,14 @@ def run(key: str, preset: str = "quick", *, root: Path | None = None, **changes:
     for name in changes:
         if name not in names:
             raise JostleError(f"{key} has no setting {name!r}; its settings are {', '.join(names)}")
-    changed = dataclasses.replace(base, **changes)
-    return start(key, preset, rebuild(type(base), dataclasses.asdict(changed)), root)
+    return start(key, preset, dataclasses.replace(base, **changes), root)
 
 
 def start(key: str, preset: str, config: Any, root: Path | None = None) -> Run:
     """Run a study with a whole configuration; see [`run`][jostle.lab.running.run]."""
-    fresh = Run.create(key, preset, config, root)
+    base = load_study(key).config(preset)
+    config = rebuild(type(base), dataclasses.asdict(config))
+    fresh = Run.create(key, preset, config, root, changed(base, config))
     with _alone(fresh.folder):
         return _carry_out(fresh)
 
@@ -57,13 +58,17 @@ def resume(folder: Path) -> Run:
         key, preset, settings = record["study"], record["preset"], dict(record["config"])
     except (KeyError, TypeError, ValueError) as error:
         raise JostleError(f"{folder / 'config.json'} is not a run's configuration") from error
-    config = rebuild(type(load_study(key).config(preset)), settings)
+    base = load_study(key).config(preset)
+    config = rebuild(type(base), settings)
     if (folder / "result.json").exists():
         if (folder / "report.html").exists():
             raise JostleError(f"{folder} is finished: there is nothing to resume")
         # Cut off between the last number and the page.
         return _close(Run.open(folder, config))
     with _alone(folder):
+        now = plain(changed(base, config))
+        if now != record.get("changed"):  # somebody edited it
+            write_json(folder / "config.json", {**record, "changed": now})
         return _carry_out(Run.open(folder, config))
 
 

@@ -57,8 +57,17 @@ class Run:
     _started: float = field(default_factory=time.perf_counter)
 
     @classmethod
-    def create(cls, key: str, preset: str, config: Any, root: Path | None = None) -> "Run":
+    def create(
+        cls,
+        key: str,
+        preset: str,
+        config: Any,
+        root: Path | None = None,
+        changed: Mapping[str, Any] | None = None,
+    ) -> "Run":
         """Make a fresh folder `ROOT/KEY/<utc time>-PRESET/` with its configuration and environment.
+
+        `changed`: the settings in which the configuration is no longer the preset.
 
         **Raises:** `JostleError` if the folder cannot be made.
         """
@@ -75,7 +84,8 @@ class Run:
             break
         else:
             raise JostleError(f"could not find a free name for a run under {parent}")
-        write_json(folder / "config.json", {"study": key, "preset": preset, "config": asdict(config)})
+        given = {"study": key, "preset": preset, "changed": changed or {}, "config": asdict(config)}
+        write_json(folder / "config.json", given)
         write_json(folder / "environment.json", environment(config.seed))
         run = cls(folder, key, preset, config)
         run.status("running")
