@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jostle import __version__
 from jostle.core.errors import JostleError
-from jostle.files import plain, read_json, whole, write_json
+from jostle.files import plain, read_json, whole, write_json, write_tensors
 from jostle.lab.progress import Advance, track
 from jostle.lab.style import house_style
 
@@ -174,13 +174,8 @@ class Run:
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         """Keep tensors as `artifacts/NAME.safetensors`."""
-        from safetensors.torch import save
-
         path = self.folder / "artifacts" / f"{name}.safetensors"
-        # clone: safetensors refuses tensors that share memory.
-        whole_tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        with whole(path) as draft:
-            draft.write_bytes(save(whole_tensors))
+        write_tensors(path, tensors)
         return path
 
     def _flush(self) -> None:
