@@ -16,7 +16,7 @@ def table(folder: Path) -> str:
     config, environment = read_json(folder / "config.json"), read_json(folder / "environment.json")
     seconds = read_json(folder / "result.json")["seconds"]
     key, preset = config["study"], config["preset"]
-    note = changes(config)
+    note = f" ({changes(config)})" if changes(config) else ""
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     hardware = ", ".join([*environment["gpus"], f"{environment['cores']} cores ({environment['processor']})"])
     rows = [
@@ -29,7 +29,7 @@ def table(folder: Path) -> str:
             "",
             "## What a recorded run found",
             "",
-            f"`jostle run {key} --preset {preset}`{f' ({note})' if note else ''}, {day(environment['time'])}, {duration(seconds)} on {hardware}; "
+            f"`jostle run {key} --preset {preset}`{note}, {day(environment['time'])}, {duration(seconds)} on {hardware}; "
             f"{packages}.",
             "",
             "| claim | what it says | paper | here | verdict |",

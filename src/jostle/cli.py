@@ -48,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except JostleError as error:
         err.print(f"jostle: {error}", style="red", highlight=False, markup=False)
         return 2
+    except OSError as error:  # a full disk, say, met outside of our own files
+        where = f": {error.filename}" if error.filename else ""
+        err.print(
+            f"jostle: the system said: {error.strerror or error}{where}",
+            style="red",
+            highlight=False,
+            markup=False,
+        )
+        return 2
     except KeyboardInterrupt:
         err.print("jostle: stopped by hand", style="red")
         return 130
