@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, ClassVar, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -75,7 +76,7 @@ class Split:
                 arrays = {name: torch.from_numpy(file[name].astype(np.int64)) for name in file.files}
             test = arrays.pop("test")
             return cls([arrays[f"client_{i}"] for i in range(len(arrays))], test)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise JostleError(f"split {path} cannot be read ({type(error).__name__})") from error
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from jostle.core.errors import JostleError, optional, require
 from jostle.files import whole
 from jostle.observation.policy import Policy, wrap_policy
+from jostle.zoo.weights import require_finite
 
 Progress = Callable[[int, int, str], None]
 Algorithm = Literal["sac", "ppo"]
@@ -117,7 +118,9 @@ class Agent:
         path = Path(path)
         require(path.is_file(), f"agent file {path} does not exist")
         try:
-            return cls._zip(path) if zipfile.is_zipfile(path) else cls._tensors(path)
+            found = cls._zip(path) if zipfile.is_zipfile(path) else cls._tensors(path)
+            require_finite(found.net, str(path))
+            return found
         except JostleError:
             raise
         except Exception as error:
