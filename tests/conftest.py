@@ -5,6 +5,7 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+from hypothesis import settings
 
 hook = jaxtyping.install_import_hook("jostle", "helpers.checked")
 hook.__enter__()
@@ -13,6 +14,14 @@ import torch  # noqa: E402
 from torch import nn  # noqa: E402
 
 torch.set_num_threads(1)
+# The same examples in every run: a failure is of the change, not of the draw.
+settings.register_profile("jostle", derandomize=True, deadline=None)
+settings.load_profile("jostle")
+
+
+def pytest_runtest_setup() -> None:
+    """Weights that a test draws without a generator do not hang on which tests came before."""
+    torch.manual_seed(0)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,7 @@ jostle: nudge a system and measure how it answers
   jostle list                       methods, papers, presets, what is missing
   jostle zoo [NAME]                 data sets and models by name; NAME brings a table that is fetched with pip
   jostle run METHOD [--preset quick|gpu|paper] [--SETTING VALUE ...]
+             [--devices N] [--nodes N] [--precision bf16-mixed]   trainings on several GPUs, by Lightning Fabric
   jostle run --resume RUN           finish a run that was cut off
   jostle demo [METHOD ...]          the quick studies of all methods side by side, then the index
   jostle report [RUN]               the page of a run; without RUN the index of all
@@ -123,6 +124,7 @@ def _run(words: list[str], out: Console) -> int:
 
     preset, words = _take(words, "--preset")
     folder, words = _take(words, "--resume")
+    processes, words = _processes(words)
     if folder is not None:
         _none_left(words, "run --resume")
         run = lab.resume(Path(folder))
@@ -132,12 +134,28 @@ def _run(words: list[str], out: Console) -> int:
         key, preset = words[0], preset or "quick"
         base = load_study(key).config(preset)
         config = _parse(type(base), words[1:], f"jostle run {key}", default=base)
-        run = lab.start(key, preset, config)
+        run = lab.start(key, preset, config, processes=processes)
+    if not run.kept:
+        return 0
     _print_claims(read_json(run.folder / "claims.json"), out)
     if note := changes(read_json(run.folder / "config.json")):
         out.print(note, style="yellow", highlight=False, markup=False)
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
+
+
+def _processes(words: list[str]) -> tuple[Any, list[str]]:
+    """`--devices`, `--nodes` and `--precision`, which are the run's and not the study's."""
+    from jostle.lab.processes import Processes
+
+    given: dict[str, Any] = {}
+    for name in ("devices", "nodes", "precision"):
+        value, words = _take(words, f"--{name}")
+        if value is not None and name != "precision" and not value.isdigit():
+            raise JostleError(f"--{name} must be a whole number, but {value!r} came")
+        if value is not None:
+            given[name] = value if name == "precision" else int(value)
+    return Processes(**given), words
 
 
 def _demo(words: list[str], out: Console) -> int:

@@ -182,7 +182,7 @@ def test_a_batch_gives_the_numbers_of_single_rows(norm: str, dtype: torch.dtype)
 
 
 @pytest.mark.parametrize("boxed", [False, True])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.sampled_from(SIZES))
 def test_an_ellipsoid_meets_its_optimality_conditions(boxed: bool, seed: int, n: int) -> None:
     u, x, v, _ = case(seed, n)

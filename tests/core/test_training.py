@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from jostle import JostleError
-from jostle.core.training import Trainer, minibatches
+from jostle.core.training import Trainer, fabric_here, minibatches, on_fabric
 
 
 def data() -> tuple[Tensor, Tensor]:
@@ -102,15 +102,15 @@ def test_with_fabric() -> None:
     fabric = pytest.importorskip("lightning.fabric")
     plain = trainer("sgd")
     plain.run(batches())
-    model = net()
-    optimiser = OPTIMISERS["sgd"](model.parameters())
     runner = fabric.Fabric(accelerator="cpu", devices=1)
     runner.launch()
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 40)
-    fit = Trainer(model, optimiser, loss, schedule=schedule, fabric=runner)
+    with on_fabric(runner):
+        fit = trainer("sgd")
+    assert fabric_here() is None
     fit.run(batches())
     for ours, theirs in zip(fit.model.parameters(), plain.model.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs)
+    assert fit.state_dict()["model"].keys() == plain.state_dict()["model"].keys()
 
 
 def test_minibatches_shuffle_on_the_cpu_whatever_the_default_device() -> None:

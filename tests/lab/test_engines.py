@@ -41,6 +41,7 @@ def test_who_has_enough_may_leave():
     assert sorted(parallel(math.sqrt, ITEMS, jobs=2)) == ROOTS
 
 
+@pytest.mark.study
 @pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="dask's distributed is not installed"
 )
@@ -49,6 +50,7 @@ def test_dask_gives_the_same_results():
 
 
 # Ray's own: a tip about a later version, and /dev/null left open.
+@pytest.mark.study
 @pytest.mark.filterwarnings("ignore:Tip. In future versions of Ray:FutureWarning")
 @pytest.mark.filterwarnings("ignore:unclosed file.*/dev/null:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")

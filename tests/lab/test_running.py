@@ -205,8 +205,11 @@ def test_a_setting_that_json_cannot_hold_is_refused(toy, tmp_path, value):
 
 def test_a_run_that_is_still_at_work_is_not_taken_up(toy, tmp_path, monkeypatch):
     def impatient(config, run):
+        draft = run.folder / ".page.1.draft.html"
+        draft.write_text("half of")
         with pytest.raises(JostleError, match="is still being worked on by another process"):
             lab.resume(run.folder)
+        assert draft.exists()  # of the process that is at work
         raise ArithmeticError("over")
 
     _replace(toy, monkeypatch, impatient)

@@ -19,9 +19,8 @@ def encoder():
 def pair(**plan):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        return Pair(encoder(), 32, 8), RRCM(
-            **{"steps": 10, "warmup": 1, "batch": 6, "hidden": 32, "out": 8, **plan}
-        )
+        made = RRCM(**{"steps": 10, "warmup": 1, "batch": 6, "hidden": 32, "out": 8, **plan})
+        return Pair(encoder(), made), made
 
 
 def batch(seed=0):
@@ -51,7 +50,7 @@ def test_the_losses_are_those_of_the_formulae():
     net, plan = pair()
     net.train()
     (light, one, two), noise = batch()
-    found = net.losses((light, one, two), (2.0, 1.0), noise, plan)
+    found = net((light, one, two), (2.0, 1.0), noise)
     h = lambda z, t: net.encoder(z + t * noise, t)  # noqa: E731
     target, project = net.target
     contrast = info_nce(net.projector(h(one, T_MIN)), project(target(two + T_MIN * noise, T_MIN))) + info_nce(
@@ -65,7 +64,7 @@ def test_the_losses_are_those_of_the_formulae():
 def test_gradients_reach_the_online_network_only_and_the_noisier_end_only():
     net, plan = pair(contrast=0.0)
     views, noise = batch()
-    net.losses(views, (2.0, 1.0), noise, plan).consistency.backward()
+    net(views, (2.0, 1.0), noise).consistency.backward()
     mine = [p.grad.clone() for p in net.encoder.parameters() if p.grad is not None]
     assert mine and all(p.grad is None for p in net.target.parameters())
     assert all(p.grad is None for p in net.projector.parameters())
@@ -81,12 +80,12 @@ def test_gradients_reach_the_online_network_only_and_the_noisier_end_only():
 @pytest.mark.parametrize("change", [{"on_projector": True}, {"same_noise": False}, {"contrast": 0.0}])
 def test_ablations_change_the_loss(change):
     net, plan = pair()
-    _, changed = pair(**change)
+    other_net, changed = pair(**change)
     views, noise = batch()
     other = None if changed.same_noise else batch(1)[1]
     with torch.no_grad():
-        whole = net.losses(views, (2.0, 1.0), noise, plan)
-        ablated = net.losses(views, (2.0, 1.0), noise, changed, other)
+        whole = net(views, (2.0, 1.0), noise)
+        ablated = other_net(views, (2.0, 1.0), noise, other)
     assert (float(whole.contrast), float(whole.consistency)) != (
         float(ablated.contrast),
         float(ablated.consistency),

@@ -79,5 +79,5 @@ def test_the_gpu_preset_runs_on_any_network_and_device(few, tmp_path):
         size=48, device="cpu", **SMALL,
     )  # fmt: skip
     metrics = json.loads((run.folder / "result.json").read_text())["metrics"]
-    assert metrics["protocol"]["precision"] == "bfloat16" and metrics["protocol"]["translate"]
+    assert metrics["protocol"]["half"] and metrics["protocol"]["translate"]
     assert set(metrics["worst_style"]) == {"erm", "advstyle"}

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from jostle import Linf
@@ -6,6 +7,7 @@ from jostle.universal.noise import sign_noise
 from jostle.zoo import load_data, load_model
 
 
+@pytest.mark.study
 def test_a_small_task_is_trained_and_judged_on_what_it_never_saw(generator, monkeypatch):
     from jostle.universal import dense_task
 

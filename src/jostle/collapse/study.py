@@ -21,9 +21,10 @@ from jostle.collapse.decay import VARIANTS
 from jostle.collapse.experiments import Task, train_task
 from jostle.collapse.report import NCReport
 from jostle.collapse.tied import TiedModel
-from jostle.lab.engines import Engine, parallel
-from jostle.lab.runs import Run, Stage
+from jostle.lab.engines import Engine
+from jostle.lab.runs import Run
 from jostle.lab.study import Study
+from jostle.lab.sweeps import sweep
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     """The theorems on random features, the trainings, and the response on the trained network's features."""
     theory = run.stage("theorems", lambda stage: theorems(config.starts, run.generator("theorems")))
     answer = run.stage("response at collapse", lambda stage: response_at_collapse(run.generator("response")))
-    trained = run.stage("trainings", lambda stage: _trainings(config, run, stage))
+    trained = _trainings(config, run)
     real = run.stage("response on real features", lambda stage: _real(config, run, trained))
     _figures(config, run, answer, trained, real)
     return {
@@ -91,7 +92,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
+def _trainings(config: Config, run: Run) -> dict[str, Any]:
     """The networks of both experiments, side by side; a killed run keeps those that are done."""
     tasks = {
         f"decay/{loss}/{variant}/{seed}": _task(
@@ -103,21 +104,15 @@ def _trainings(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
     }
     for seed in range(config.greedy_seeds):
         tasks[f"greedy/{seed}"] = _task(config, run, "greedy", f"greedy/{seed}")
-    done: dict[str, Any] = stage.load() or {}
-    left = [name for name in tasks if name not in done]
-    with run.progress("trainings", len(tasks)) as advance:
-        advance("", steps=len(done))
-        for i, found in parallel(
-            train_task, [tasks[n] for n in left], engine=config.engine, jobs=config.jobs
-        ):
-            done[left[i]] = found
-            stage.save(done)
-            advance(left[i])
-    ordered = {name: done[name] for name in tasks}
-    for name, found in ordered.items():
-        for row in found["rows"]:
-            run.log(training=name, **row)
-    return ordered
+    return sweep(
+        run,
+        "trainings",
+        train_task,
+        tasks,
+        engine=config.engine,
+        jobs=config.jobs,
+        rows=lambda name, found: ({"training": name, **row} for row in found["rows"]),
+    )
 
 
 def _task(config: Config, run: Run, kind: str, stream: str, variant: str = "", loss: str = "mse") -> Task:
@@ -258,4 +253,4 @@ def _report(row: Mapping[str, Any]) -> NCReport:
     return NCReport(**{**values, "notes": tuple(row["notes"])})
 
 
-STUDY = Study("collapse", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)
+STUDY = Study("collapse", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS, data_parallel=True)

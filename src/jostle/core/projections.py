@@ -15,6 +15,7 @@ Column = Float[Tensor, "#rows 1"]
 Bound = Float[Tensor, "#rows #entries"] | None
 
 _TINY = torch.finfo(torch.float64).tiny
+_MANY = 512
 
 
 def linf(u: Rows, radius: Column, lo: Bound, hi: Bound, scale: Bound = None) -> Rows:
@@ -38,7 +39,8 @@ def l2(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
 
     In `q = s^2` the squared norm `sum min(q u^2, b^2)` (`b` the bound on the side of `u`) is concave,
     increasing and piecewise linear, so Newton's method from `s = radius / ||u||`, which is on the left of the
-    root, climbs to it in finitely many steps: one or two, as a rule.
+    root, climbs to it in finitely many steps: one or two, as a rule. Where entries are many and hardly any rests on
+    a bound its first step is along the chord from the origin: also from the left, and without a pass for the slope.
 
     >>> import torch
     >>> box = torch.tensor([[1.0, 10.0]])
@@ -56,18 +58,20 @@ def l2(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:
         return u * cast(scale, u)
     enough = (1 - 8 * torch.finfo(u.dtype).eps) * reach
     v = w = None
+    turn = 0
     while True:
         v = torch.mul(u, cast(scale, u), out=v)
         w = torch.clamp(v, lo, hi, out=w)
         size = length(w)
         if holds((size >= enough) | (scale == 1.0)):
             return w
-        held = length(v.sub_(w).sign_().mul_(w))  # of the entries that rest on a bound
+        chord = turn == 0 and u.shape[1] >= _MANY and holds(size > 0.99 * reach)
+        held = 0.0 if chord else length(v.sub_(w).sign_().mul_(w))  # of the entries that rest on a bound
         gap, free = reach * reach - held * held, size * size - held * held
         better = at_most(scale * (at_least(gap, 0.0) / at_least(free, _TINY)) ** 0.5, 1.0)
         if holds(better <= scale):
             return w
-        scale = larger(better, scale)
+        scale, turn = larger(better, scale), turn + 1
 
 
 def _l2_in_graph(u: Rows, radius: Column, lo: Bound, hi: Bound) -> Rows:

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar
 import joblib
 
 from jostle.core.errors import JostleError, optional
+from jostle.core.training import fabric_here
 
 Engine = Literal["loky", "ray", "dask"]
 Item = TypeVar("Item")
@@ -32,7 +33,8 @@ def parallel(
         raise JostleError(f"engine must be loky, ray or dask, but {engine!r} came")
     if jobs < 1:
         raise JostleError(f"jobs must be at least 1, but {jobs} came")
-    if engine == "loky" and jobs == 1:
+    # Processes that train together go through the tasks together.
+    if (engine == "loky" and jobs == 1) or fabric_here() is not None:
         for index, item in enumerate(items):
             yield _task(function, index, item)
         return

@@ -204,7 +204,8 @@ def changes(config: Mapping[str, Any]) -> str:
     >>> changes({"preset": "quick", "changed": {"steps": 3, "nudge": {"norm": "L2"}}})
     'settings changed: steps = 3, nudge.norm = L2; the verdicts are about this run, not about preset quick'
     """
-    leaves = flatten(config.get("changed", {}))
+    precision = config.get("processes", {}).get("precision", "32-true")
+    leaves = flatten(config.get("changed", {}) | ({} if precision == "32-true" else {"precision": precision}))
     named = ", ".join(f"{'.'.join(path)} = {readable(value, exact=True)}" for path, value in leaves if path)
     about = f"the verdicts are about this run, not about preset {config.get('preset')}"
     return f"settings changed: {named}; {about}" if named else ""

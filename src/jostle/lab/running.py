@@ -2,27 +2,38 @@
 
 import dataclasses
 import traceback
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch.multiprocessing.spawn import ProcessException
 
 from jostle.core.errors import JostleError
 from jostle.files import plain, read_json, write_json, write_text
 from jostle.lab.claims import judge
+from jostle.lab.processes import ALONE, Processes, member, started_outside
 from jostle.lab.report import write_report
 from jostle.lab.rooms import load_study, room
 from jostle.lab.runs import Run
 from jostle.lab.study import changed, rebuild
 
 
-def run(key: str, preset: str = "quick", *, root: Path | None = None, **changes: Any) -> Run:
+def run(
+    key: str,
+    preset: str = "quick",
+    *,
+    root: Path | None = None,
+    processes: Processes = ALONE,
+    **changes: Any,
+) -> Run:
     """Run a method's study into a fresh run folder, and write its report.
 
     **Arguments:** `key`: the method. `preset`: `quick`, `gpu` or `paper`. `root`: where runs go; default
-    `JOSTLE_RUNS` or `./runs`. `changes`: fields of the study's configuration to change.
+    `JOSTLE_RUNS` or `./runs`. `processes`: on which its trainings run; see
+    [`Processes`][jostle.lab.processes.Processes]. `changes`: fields of the study's configuration to change.
     **Returns:** the finished [`Run`][jostle.lab.runs.Run]; its `folder` holds all there is.
     **Raises:** `JostleError` for an unknown method, preset or field; whatever the study raises, after the
     folder says so.
@@ -33,16 +44,18 @@ def run(key: str, preset: str = "quick", *, root: Path | None = None, **changes:
     for name in changes:
         if name not in names:
             raise JostleError(f"{key} has no setting {name!r}; its settings are {', '.join(names)}")
-    return start(key, preset, dataclasses.replace(base, **changes), root)
+    return start(key, preset, dataclasses.replace(base, **changes), root, processes)
 
 
-def start(key: str, preset: str, config: Any, root: Path | None = None) -> Run:
+def start(key: str, preset: str, config: Any, root: Path | None = None, processes: Processes = ALONE) -> Run:
     """Run a study with a whole configuration; see [`run`][jostle.lab.running.run]."""
     base = load_study(key).config(preset)
     config = rebuild(type(base), dataclasses.asdict(config))
-    fresh = Run.create(key, preset, config, root, changed(base, config))
-    with _alone(fresh.folder):
-        return _carry_out(fresh)
+    return _go(
+        lambda: Run.create(key, preset, config, root, processes, changed(base, config)),
+        Run(Path(), key, preset, config),
+        processes,
+    )
 
 
 def resume(folder: Path) -> Run:
@@ -56,6 +69,7 @@ def resume(folder: Path) -> Run:
     record = read_json(folder / "config.json")
     try:
         key, preset, settings = record["study"], record["preset"], dict(record["config"])
+        processes = Processes(**record.get("processes", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise JostleError(f"{folder / 'config.json'} is not a run's configuration") from error
     base = load_study(key).config(preset)
@@ -65,11 +79,69 @@ def resume(folder: Path) -> Run:
             raise JostleError(f"{folder} is finished: there is nothing to resume")
         # Cut off between the last number and the page.
         return _close(Run.open(folder, config))
-    with _alone(folder):
+
+    def taken_up() -> Run:
         now = plain(changed(base, config))
         if now != record.get("changed"):  # somebody edited it
             write_json(folder / "config.json", {**record, "changed": now})
-        return _carry_out(Run.open(folder, config))
+        return Run.open(folder, config)
+
+    return _go(taken_up, Run(folder, key, preset, config), processes, seen=folder)
+
+
+def _go(make: Callable[[], Run], like: Run, processes: Processes, seen: Path | None = None) -> Run:
+    """Carry a run out, on one process or several; `like` stands in for it where it is not kept."""
+    if processes == ALONE:
+        with _mine(make, seen) as run:
+            return _carry_out(run)
+    if not load_study(like.key).data_parallel:
+        raise JostleError(
+            f"{like.key} has no training that devices, nodes or precision could serve; use its jobs and engine"
+        )
+    fabric = processes.fabric(getattr(like.config, "device", "cpu"))
+    if started_outside():
+        fabric.launch()
+        if not fabric.is_global_zero:
+            member(fabric, _carry_out, _follow, _about(like), seen)
+            return replace(like, kept=False)
+    with _mine(make, seen) as run:
+        if started_outside():
+            member(fabric, _carry_out, _follow, _about(run), seen)
+        else:
+            _spawn(fabric, run, seen)
+    return run
+
+
+@contextmanager
+def _mine(make: Callable[[], Run], seen: Path | None) -> Iterator[Run]:
+    # An old folder is locked before it is opened: opening sweeps up drafts, and another process may be writing one.
+    with ExitStack() as stack:
+        if seen is not None:
+            stack.enter_context(_alone(seen))
+        run = make()
+        if seen is None:
+            stack.enter_context(_alone(run.folder))
+        yield run
+
+
+def _spawn(fabric: Any, run: Run, seen: Path | None) -> None:
+    try:
+        fabric.launch(member, _carry_out, _follow, _about(run), seen)
+    except ProcessException as error:
+        said = read_json(run.folder / "status.json")
+        if said["state"] == "running":  # the first did not come to say so
+            _note(run, "failed", str(error).strip().splitlines()[-1], str(error))
+            said = read_json(run.folder / "status.json")
+        raise JostleError(f"the run stopped: {said['message'].removeprefix('JostleError: ')}") from error
+
+
+def _about(run: Run) -> tuple[Path, str, str, dict[str, Any]]:
+    # Fabric goes through what it sends to its processes, and refuses frozen dataclasses.
+    return run.folder, run.key, run.preset, dataclasses.asdict(run.config)
+
+
+def _follow(run: Run) -> None:
+    load_study(run.key).run(run.config, run)
 
 
 @contextmanager

@@ -43,7 +43,8 @@ class Run:
 
     A study is a sequence of *stages*. A finished stage is kept in the folder, and a resumed run takes it from
     there; a long stage also keeps checkpoints of its own. Randomness comes from `generator(name)`, which
-    depends on the seed and the name alone, so a resumed run draws the numbers of an unbroken one.
+    depends on the seed and the name alone, so a resumed run draws the numbers of an unbroken one. `kept` is false on
+    the processes that only help the one that keeps the folder.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class Run:
     preset: str
     config: Any
     console: Console = field(default_factory=lambda: Console(stderr=True))
+    kept: bool = True
     _rows: list[dict[str, Any]] = field(default_factory=list)
     _names: set[str] = field(default_factory=set)
     _earlier: float = 0.0
@@ -63,6 +65,7 @@ class Run:
         preset: str,
         config: Any,
         root: Path | None = None,
+        processes: Any = None,
         changed: Mapping[str, Any] | None = None,
     ) -> "Run":
         """Make a fresh folder `ROOT/KEY/<utc time>-PRESET/` with its configuration and environment.
@@ -84,8 +87,10 @@ class Run:
             break
         else:
             raise JostleError(f"could not find a free name for a run under {parent}")
-        given = {"study": key, "preset": preset, "changed": changed or {}, "config": asdict(config)}
-        write_json(folder / "config.json", given)
+        record = {"study": key, "preset": preset, "changed": changed or {}, "config": asdict(config)}
+        if processes is not None:
+            record["processes"] = asdict(processes)
+        write_json(folder / "config.json", record)
         write_json(folder / "environment.json", environment(config.seed))
         run = cls(folder, key, preset, config)
         run.status("running")

@@ -21,13 +21,15 @@ class Study:
     **Arguments:** `key`: the room's name. `presets`: `quick`, `gpu`, `paper`, each an instance of one frozen
     dataclass whose fields are numbers, strings, booleans, `None`, tuples or dataclasses of these, with a
     field `seed`. `run`: `run(config, run) -> metrics`; it reads from top to bottom as stages of the run.
-    `claims`: judged on the metrics it returns.
+    `claims`: judged on the metrics it returns. `data_parallel`: whether its trainings go through the core's
+    [`Trainer`][jostle.core.training.Trainer], which several processes can share.
     """
 
     key: str
     presets: Mapping[str, Any]
     run: Callable[[Any, Run], dict[str, Any]]
     claims: Sequence[Claim]
+    data_parallel: bool = False
 
     def config(self, preset: str) -> Any:
         """The preset's configuration.

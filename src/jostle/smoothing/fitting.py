@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from jostle.core.errors import require
-from jostle.core.training import Trainer, minibatches
+from jostle.core.training import Trainer, fabric_here, minibatches
 from jostle.smoothing.bounds import check_sigma
 from jostle.smoothing.encoders import Encoder, TimedClassifier
 from jostle.smoothing.objectives import Objective
@@ -82,7 +82,9 @@ def fit(
         len(images) == len(labels), f"images and labels must agree, but {len(images)} and {len(labels)} came"
     )
     own = torch.randint(2**31, (2,), generator=generator)
-    noise = torch.Generator(images.device).manual_seed(int(own[0]))
+    # Processes that share a batch draw each its own noise.
+    rank = 0 if fabric_here() is None else fabric_here().global_rank
+    noise = torch.Generator(images.device).manual_seed(int(own[0]) + rank)
     groups: Any = model.parameters()
     if isinstance(model, TimedClassifier):
         groups = model.groups(recipe.lr, recipe.decay)

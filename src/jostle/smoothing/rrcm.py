@@ -97,14 +97,17 @@ class Pair(nn.Module):
     Only parameters follow, not the buffers of batch norm: the target normalises by its own batch.
 
     >>> from jostle.smoothing import TimedMLP
-    >>> pair = Pair(TimedMLP(64), hidden=32, out=8)
+    >>> pair = Pair(TimedMLP(64), RRCM(hidden=32, out=8))
     >>> pair.follow(0.9)
     """
 
-    def __init__(self, encoder: Encoder, hidden: int = 2048, out: int = 256) -> None:
+    def __init__(self, encoder: Encoder, plan: RRCM) -> None:
         super().__init__()
-        self.encoder, self.projector = encoder, Projector(encoder.width, hidden, out)
+        self.plan = plan
+        self.encoder, self.projector = encoder, Projector(encoder.width, plan.hidden, plan.out)
         self.target = copy.deepcopy(nn.ModuleList([self.encoder, self.projector])).requires_grad_(False)
+        if not (plan.contrast or plan.on_projector):
+            self.projector.requires_grad_(False)  # nothing reads it, and several processes would wait for it
 
     def follow(self, rate: float) -> None:
         """`target <- rate target + (1 - rate) online`."""
@@ -113,12 +116,11 @@ class Pair(nn.Module):
             for behind, ahead in zip(self.target.parameters(), online, strict=True):
                 behind.lerp_(ahead, 1 - rate)
 
-    def losses(
+    def forward(
         self,
         views: tuple[Tensor, Tensor, Tensor],
         levels: tuple[float, float],
         noise: Tensor,
-        plan: RRCM,
         other_noise: Tensor | None = None,
         behind: nn.Module | None = None,
     ) -> Losses:
@@ -128,7 +130,7 @@ class Pair(nn.Module):
         one an image, for all of its views. `other_noise`: for the cleaner end, if the pair is not to share it.
         `behind`: the target of the consistency; None takes the online weights.
         """
-        light, one, two = views
+        (light, one, two), plan = views, self.plan
         zero = noise.new_zeros(())
         contrast = consistency = zero
         encoder, project = self.encoder, self.projector
@@ -190,7 +192,7 @@ class Pretraining:
             f"batch must not exceed the number of images, but {plan.batch} and {len(images)} came",
         )
         self.images, self.views, self.plan, self.generator, self.half = images, views, plan, generator, half
-        self.pair = Pair(encoder, plan.hidden, plan.out).to(images.device).train()
+        self.pair = Pair(encoder, plan).to(images.device).train()
         self.behind = copy.deepcopy(encoder).requires_grad_(False) if plan.consistency_rate else None
         learnt = [p for p in self.pair.parameters() if p.requires_grad]
         optimiser = torch.optim.AdamW(learnt, plan.lr, weight_decay=plan.weight_decay)
@@ -240,7 +242,6 @@ class Pretraining:
         return self.images[chosen.to(self.images.device)]
 
     def _loss(self, pair: nn.Module, x: Tensor) -> Tensor:
-        assert isinstance(pair, Pair)
         plan, g = self.plan, self.generator
         grid = noise_grid(levels_at(self.trainer.step, plan.steps, plan.schedule))
         n = int(torch.randint(0, len(grid) - 1, (), generator=g, device=g.device))
@@ -250,9 +251,7 @@ class Pretraining:
             None if plan.same_noise else torch.randn(light.shape, generator=g, device=g.device).to(x.device)
         )
         with torch.autocast(x.device.type, torch.bfloat16, enabled=self.half):
-            found = pair.losses(
-                (light, one, two), (float(grid[n]), float(grid[n + 1])), noise, plan, other, self.behind
-            )
+            found = pair((light, one, two), (float(grid[n]), float(grid[n + 1])), noise, other, self.behind)
         self.history.append(
             (float(found.contrast.detach()), float(found.consistency.detach()), float(found.crowding))
         )

@@ -397,4 +397,4 @@ def _report(
     }
 
 
-STUDY = Study("smoothing", PRESETS, run, CLAIMS)
+STUDY = Study("smoothing", PRESETS, run, CLAIMS, data_parallel=True)

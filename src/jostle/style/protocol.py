@@ -42,8 +42,8 @@ class Protocol:
     same for all seeds. `selection`: test the `"last"` epoch, or the one that is best on the held-out part of the
     sources. `mirror`: random horizontal mirroring. `translate`: random windows of images made an eighth larger,
     as that script has them; for whole images, not for cached features. `ascent`: `"joint"`, one step for all, as
-    published, or `"inner"`: three ascent-only steps on the scales before each step on the weights. `precision`:
-    in which the network computes; styles are computed in float32 at least, whatever it is.
+    published, or `"inner"`: three ascent-only steps on the scales before each step on the weights. `half`:
+    the network in bfloat16; styles are computed in float32 at least.
 
     >>> Protocol(epochs=1).batch
     64
@@ -62,7 +62,7 @@ class Protocol:
     mirror: bool = True
     translate: bool = False
     ascent: Literal["joint", "inner"] = "joint"
-    precision: Literal["float32", "bfloat16"] = "float32"
+    half: bool = False
 
     def __post_init__(self) -> None:
         require(self.epochs >= 1, f"epochs must be at least 1, but {self.epochs} came")
@@ -130,7 +130,7 @@ def trial(
     shown = {name: domains[name] for name in targets}
     if protocol.split == "official":
         shown = {name: d if d.parts is None else d.subset(d.parts.test) for name, d in shown.items()}
-    with _repeatable(), _precision(protocol, train.images.device):
+    with _repeatable(), _halved(protocol, train.images.device):
         correct = {name: hits(model, domain) for name, domain in shown.items()}
     total = {name: len(domain) for name, domain in shown.items()}
     seconds = time.perf_counter() - started
@@ -221,11 +221,11 @@ def fit(
         return weight * F.cross_entropy(out, y) + (1 - weight) * F.cross_entropy(out, y[other])
 
     def cast(net: nn.Module, batch: tuple[Tensor, ...]) -> Tensor:
-        with _precision(protocol, train.images.device):
+        with _halved(protocol, train.images.device):
             return loss(net, batch)
 
     def judged(held: Domain) -> float:
-        with _precision(protocol, train.images.device):
+        with _halved(protocol, train.images.device):
             return 100 * hits(model, held) / len(held)
 
     judge = held if held is not None and len(held) else train
@@ -234,7 +234,7 @@ def fit(
     def looked() -> dict[str, Any]:
         if not own:
             return {"scales": {}}
-        with _precision(protocol, train.images.device):
+        with _halved(protocol, train.images.device):
             return {"scales": scale_report(model), "gap": adversarial_gap(model, *probe)}
 
     trainer = Trainer(model, optimiser, cast, schedule=schedule)
@@ -294,9 +294,9 @@ def _repeatable() -> Iterator[None]:
         flags.deterministic, flags.benchmark = was
 
 
-def _precision(protocol: Protocol, device: torch.device) -> torch.autocast:
+def _halved(protocol: Protocol, device: torch.device) -> torch.autocast:
     """The context in which the network computes."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=protocol.precision == "bfloat16")
+    return torch.autocast(device.type, torch.bfloat16, enabled=protocol.half)
 
 
 def dg_benchmark(

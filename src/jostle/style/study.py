@@ -1,15 +1,16 @@
 """The study of AdvStyle: paired comparisons under a domain shift, worst styles, and the space of styles."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any
 
 import torch
 
 from jostle.core.statistics import t_interval
-from jostle.lab import Run, Stage, Study, parallel
+from jostle.lab import Run, Study
 from jostle.lab.engines import Engine
+from jostle.lab.sweeps import sweep
 from jostle.style import figures
 from jostle.style.attack import StyleCurve
 from jostle.style.cases import PACS_ARCHIVE, Case, digits_case, network_case, pacs_case
@@ -30,7 +31,7 @@ class Config:
     a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS, or
     `each` in turn with a network of the zoo. `lists`: a folder with the official split lists of PACS. `seeds`,
     `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a network of the zoo.
-    `leave_one_out`: train on three domains. `precision`: of the network. `device`: `auto` takes the GPU if there is
+    `leave_one_out`: train on three domains. `half`: the network in bfloat16. `device`: `auto` takes the GPU if there is
     one. `jobs`, `engine`: trainings at a time, and who runs them; several share a GPU. `radii`, `attacked`,
     `attack_steps`: of the worst-style curve. `retrieval`: methods compared in finding digits that were no classes of
     the training again in the other set, for `digits` only.
@@ -51,7 +52,7 @@ class Config:
     test_limit: int = 400
     at: str = "auto"
     leave_one_out: bool = False
-    precision: Literal["float32", "bfloat16"] = "float32"
+    half: bool = False
     device: str = "auto"
     jobs: int = 1
     engine: Engine = "loky"
@@ -64,7 +65,7 @@ class Config:
 WHOLE = {
     "data": "PACS",
     "source": "each",
-    "precision": "bfloat16",
+    "half": True,
     "epochs": 50,
     "batch": 64,
     "lr": 1e-3,
@@ -117,7 +118,16 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         for i in range(len(case.plans))
         for method in config.methods
     }
-    kept = run.stage("trials", lambda stage: _trials(config, run, stage, tasks))
+    kept = sweep(
+        run,
+        "trials",
+        carry_out,
+        tasks,
+        engine=config.engine,
+        jobs=config.jobs,
+        figure=lambda item: f"{item['trial']['method']} {_rebuilt(item['trial']).macro:.1f} %",
+        rows=lambda _, item: [{key: value for key, value in item["trial"].items() if key != "history"}],
+    )
     trials = [_rebuilt(item["trial"]) for item in kept.values()]
     again = {
         f"{method} seed {seed} plan {i}": Task(config, method, seed, i, False)
@@ -125,7 +135,16 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         for i in range(len(case.plans) if case.known else 0)
         for method in (UNTRAINED, *config.retrieval)
     }
-    found = run.stage("retrieval", lambda stage: _retrievals(config, run, stage, again)) if again else {}
+    found = sweep(
+        run,
+        "retrieval",
+        find_again,
+        again,
+        engine=config.engine,
+        jobs=config.jobs,
+        figure=lambda item: f"{item['method']} {item['mean_ap']:.1f} mAP",
+        rows=lambda _, item: [item],
+    )
     _domains.cache_clear()
     probes = {item["trial"]["method"]: item for item in kept.values() if "curve" in item}
     metrics = _report(config, run, case, seeds, trials, probes)
@@ -141,50 +160,6 @@ class Task:
     seed: int
     plan: int
     probe: bool
-
-
-def _trials(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """All trainings."""
-
-    def told(item: dict[str, Any]) -> str:
-        run.log(**{key: value for key, value in item["trial"].items() if key != "history"})
-        return f"{item['trial']['method']} {_rebuilt(item['trial']).macro:.1f} %"
-
-    return _all(config, run, stage, tasks, carry_out, told)
-
-
-def _retrievals(config: Config, run: Run, stage: Stage, tasks: Mapping[str, Task]) -> dict[str, Any]:
-    """All trainings for retrieval."""
-
-    def told(item: dict[str, Any]) -> str:
-        run.log(**item)
-        return f"{item['method']} {item['mean_ap']:.1f} mAP"
-
-    return _all(config, run, stage, tasks, find_again, told)
-
-
-def _all(
-    config: Config,
-    run: Run,
-    stage: Stage,
-    tasks: Mapping[str, Task],
-    function: Callable[["Task"], dict[str, Any]],
-    told: Callable[[dict[str, Any]], str],
-) -> dict[str, Any]:
-    """Carry out all tasks; a killed run keeps those that are done. `told`: logs a result, and says it shortly."""
-    stage.every = 0.0
-    done: dict[str, Any] = stage.load() or {}
-    left = [name for name in tasks if name not in done]
-    with run.progress(stage.name, len(tasks)) as advance:
-        advance("", steps=len(done))
-        for i, item in parallel(
-            function, [tasks[name] for name in left], engine=config.engine, jobs=config.jobs
-        ):
-            done[left[i]] = item
-            said = told(item)
-            stage.save(done)
-            advance(said)
-    return {name: done[name] for name in tasks}
 
 
 def carry_out(task: Task) -> dict[str, Any]:
@@ -220,7 +195,7 @@ def _case(config: Config) -> tuple[Case, list[int]]:
         for key in plan.keys() & {"epochs", "batch", "lr"}:
             plan[key] = getattr(config, key) or plan[key]
         split = "official" if config.lists else "drawn"
-        return Protocol(**plan, precision=config.precision, split=split)
+        return Protocol(**plan, half=config.half, split=split)
 
     data = PACS_ARCHIVE if config.data == "PACS" else config.data
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
@@ -368,4 +343,4 @@ def _retrieval_report(run: Run, case: Case, rows: Sequence[Mapping[str, Any]]) -
     }
 
 
-STUDY = Study("style", PRESETS, run, CLAIMS)
+STUDY = Study("style", PRESETS, run, CLAIMS, data_parallel=True)
