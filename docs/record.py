@@ -29,8 +29,8 @@ def table(folder: Path) -> str:
             "",
             "## What a recorded run found",
             "",
-            f"`jostle run {key} --preset {preset}`{note}, {day(environment['time'])}, {duration(seconds)} on {hardware}; "
-            f"{packages}.",
+            f"`jostle run {key} --preset {preset}`{note}, {day(environment['time'])}, {duration(seconds)} "
+            f"on {hardware}; {packages}.",
             "",
             "| claim | what it says | paper | here | verdict |",
             "| --- | --- | --- | --- | --- |",

@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
-from jostle.smoothing.encoders import TimedClassifier, TimedViT
 from jostle.files import write_tensors
+from jostle.smoothing.encoders import TimedClassifier, TimedViT
 from jostle.zoo.weights import fill, read_state, require_finite
 
 
