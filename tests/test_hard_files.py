@@ -44,7 +44,7 @@ WORKS: dict[str, str] = {
     "data": "photos",
     "query": "photos",
     "gallery": "photos",
-    "domains": "cat dog",
+    "domains": "day night",
     "sigma": "0.5",
     "layer": "0",
     "setting": "lr",
@@ -62,6 +62,7 @@ WORKS: dict[str, str] = {
     "stars": "stars.csv",
     "recording": "series.npy",
     "certificates": "certificates.parquet",
+    "split": "split.npz",
 }
 """What a verb is given for an option that it must have."""
 FILES = {
@@ -88,28 +89,42 @@ IMAGES = ("data", "query", "gallery")
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A user's folder: a network, pictures, and one good file of every kind."""
+    from jostle.federated.verbs import split
     from jostle.observation import Agent
+    from jostle.quantization import quantize, to_integer
     from jostle.smoothing.encoders import TimedViT
     from jostle.smoothing.saving import write_network
+    from jostle.smoothing.verbs import certify
     from jostle.timescales import LeakyRNN
     from jostle.timescales.snapshots import Snapshot
     from jostle.universal import UniversalPerturbation
+    from jostle.zoo import load_data, load_model
 
     here = tmp_path_factory.mktemp("own")
     (here / "net.py").write_text(NET)
     draw = np.random.default_rng(0)
-    for kind in ("cat", "dog"):
-        (here / "photos" / kind).mkdir(parents=True)
+    kinds = [
+        "photos/cat",
+        "photos/dog",
+        *(f"both/{time}/{kind}" for time in ("day", "night") for kind in ("cat", "dog")),
+    ]
+    for kind in kinds:
+        (here / kind).mkdir(parents=True)
         for i in range(4):
-            Image.fromarray(draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(
-                here / "photos" / kind / f"{i}.png"
-            )
+            pixels = draw.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(here / kind / f"{i}.png")
     UniversalPerturbation(torch.zeros(1, 3, 32, 32), {}, ()).save(here / "delta.safetensors")
     shape = {"shape": (3, 32, 32), "patch": 8, "width": 8, "depth": 1, "heads": 1}
     vit = TimedViT((3, 32, 32), patch=8, width=8, depth=1, heads=1)
     write_network(vit.state_dict(), {"kind": "encoder", **shape}, here / "encoder.safetensors")
     Agent(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), "tanh").save(here / "agent.safetensors")
     Snapshot(LeakyRNN(8), "parity", 2, 0).save(here / "snapshot.safetensors")
+    net = load_model(f"{here / 'net.py'}:build")
+    some = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    to_integer(quantize(net, some)).save(here / "integers.npz")
+    photos = load_data(here / "photos")
+    certify(net, photos, sigma=0.5, keep=here / "certificates.parquet", n_max=200, limit=2)
+    split(photos, clients=2).save(here / "split.npz")
     (here / "profile.csv").write_text("z,a,e\n" + "".join(f"{z / 10},0.1,0.01\n" for z in range(-10, 11)))
     (here / "stars.csv").write_text("z,vz\n" + "".join(f"{z / 10},{z}\n" for z in range(-10, 11)))
     np.save(here / "series.npy", draw.standard_normal((2000, 2)))
@@ -159,14 +174,16 @@ def test_a_weights_file_with_nan(said, own, verb):
     assert "nan.safetensorshasNaN" in said(verb, model="net.py:build", weights="nan.safetensors")
 
 
-@pytest.mark.parametrize(("verb", "option"), _having(*IMAGES))
+# federated split looks at labels alone.
+@pytest.mark.parametrize(("verb", "option"), [c for c in _having(*IMAGES) if c[0] != "federated split"])
 @pytest.mark.parametrize("kind", ["torn", "text"])
 def test_a_corrupt_image_in_a_folder(said, own, verb, option, kind):
-    first = own / "photos" / "cat" / "0.png"
+    folder = "both" if "domains" in FIELDS[verb] else "photos"
+    first = min((own / folder).rglob("*.png"))
     whole = first.read_bytes()
     try:
         first.write_bytes(whole[: len(whole) // 2] if kind == "torn" else b"not a picture")
-        assert "cat/0.png" in said(verb, **{option: "photos"})
+        assert "cat/0.png" in said(verb, **{option: folder})
     finally:
         first.write_bytes(whole)
 
@@ -190,19 +207,29 @@ def test_nan_in_a_file_of_ours(said, own, verb, option):
     ("verb", "option"), [case for case in _having(*FILES) if case != ("disk check", "stars")]
 )
 @pytest.mark.parametrize("kind", ["absent", "empty", "text", "torn"])
+@pytest.mark.filterwarnings("ignore:.*[Ee]mpty input file:UserWarning")
 def test_a_file_that_is_not_what_it_should_be(said, own, verb, option, kind):
     path = own / f"bad{FILES[option]}"
-    content = {"empty": b"", "text": b"what is this?\n" * 40}
     if kind == "torn":
-        whole = WORKS.get(option, "")
-        if not (own / whole).is_file():
-            pytest.skip("no good file of this kind is at hand")
-        path.write_bytes(
-            (own / whole).read_bytes()[:-40] if path.suffix != ".csv" else b"\xff\xfe\x00,,\n" * 9
-        )
+        good = own / WORKS.get(option, "delta.safetensors")
+        path.write_bytes(good.read_bytes()[:-40] if path.suffix != ".csv" else b"\xff\xfe\x00,,\n" * 9)
     elif kind != "absent":
-        path.write_bytes(content[kind])
+        path.write_bytes({"empty": b"", "text": b"what is this?\n" * 40}[kind])
     try:
         assert path.name in said(verb, **{option: path.name})
     finally:
         path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option", "path"),
+    [
+        ("smoothing certify", "keep", "/proc/nowhere/c.parquet"),
+        ("federated run", "checkpoint", "/proc/nowhere/c.safetensors"),
+        ("federated run", "log", "/proc/nowhere/c.jsonl"),
+        *((verb, "out", "/proc/nowhere/out") for verb in VERBS),
+    ],
+)
+def test_a_place_that_cannot_be_written(said, verb, option, path):
+    words = said(verb, **{option: path})
+    assert "/proc/nowhere" in words or "outmustendin" in words

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -314,7 +315,7 @@ def _read(path: Path, name: str | None) -> np.ndarray:
         return np.asarray(found, dtype=np.float64)
     except OSError as error:
         raise JostleError(f"could not read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, EOFError, BadZipFile) as error:
         if isinstance(error, JostleError):
             raise
         raise JostleError(f"{path} does not hold a numeric array: {error}") from error
