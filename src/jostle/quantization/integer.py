@@ -131,7 +131,8 @@ class IntegerModel:
         **Raises:** `JostleError` if the file is absent or is something else.
         """
         try:
-            with np.load(Path(path), allow_pickle=False) as kept:
+            # numpy leaves a file open that is no archive.
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 record = json.loads(kept["graph"].tobytes())
                 require(
                     record["format"] == FORMAT,

@@ -300,7 +300,7 @@ def _read(path: Path, name: str | None) -> np.ndarray:
         if path.suffix == ".npy":
             found = np.load(path, allow_pickle=False)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as held:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 require(
                     name in held or (name is None and len(held.files) == 1),
                     f"name must be one of the arrays in {path.name}: {', '.join(held.files)}",
