@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from jostle.files import read_json, write_text
-from jostle.lab.report import VERDICTS, day, duration
+from jostle.lab.report import VERDICTS, changes, day, duration
 
 DOCS = Path(__file__).resolve().parent
 LIMITS = re.compile(r"\n## (?:Honest limits|Limits)\n")
@@ -17,6 +17,7 @@ def table(folder: Path) -> str:
     config, environment = read_json(folder / "config.json"), read_json(folder / "environment.json")
     seconds = read_json(folder / "result.json")["seconds"]
     key, preset = config["study"], config["preset"]
+    note = f" ({changes(config)})" if changes(config) else ""
     packages = ", ".join(f"{name} {version}" for name, version in environment["packages"].items())
     hardware = ", ".join([*environment["gpus"], f"{environment['cores']} cores ({environment['processor']})"])
     rows = [
@@ -29,8 +30,8 @@ def table(folder: Path) -> str:
             "",
             "## What a recorded run found",
             "",
-            f"`jostle run {key} --preset {preset}`, {day(environment['time'])}, {duration(seconds)} on {hardware}; "
-            f"{packages}.",
+            f"`jostle run {key} --preset {preset}`{note}, {day(environment['time'])}, {duration(seconds)} "
+            f"on {hardware}; {packages}.",
             "",
             "| claim | what it says | paper | here | verdict |",
             "| --- | --- | --- | --- | --- |",

@@ -177,5 +177,7 @@ def test_a_recorded_run_is_put_into_its_page_once(tmp_path, monkeypatch):
         )
         assert f"| T-1 | a \\| b | 2 | 3 x | {said} |" in text
         assert "4 March 2026, 15:06 UTC, 1 min 1 s on 2 cores (CPU); jostle 0.1, torch 2." in text
+    write_json(tmp_path / "run" / "config.json", {"study": "toy", "preset": "quick", "changed": {"steps": 3}})
+    assert "`jostle run toy --preset quick` (settings changed: steps = 3; " in module.table(tmp_path / "run")
     (tmp_path / "toy.md").write_text("# toy\n\nwords\n")
     assert module.record(tmp_path / "run").read_text().startswith("# toy\n\nwords\n\n## What a recorded")

@@ -18,6 +18,7 @@ from jostle.cli_types import Options, options_of
 from jostle.core.errors import JostleError
 from jostle.files import read_json, write_json
 from jostle.lab.progress import track
+from jostle.lab.report import changes
 from jostle.lab.rooms import ROOMS, load_study, room
 
 _USAGE = """\
@@ -47,6 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _dispatch(words, out)
     except JostleError as error:
         err.print(f"jostle: {error}", style="red", highlight=False, markup=False)
+        return 2
+    except OSError as error:  # a full disk, say, met outside of our own files
+        where = f": {error.filename}" if error.filename else ""
+        err.print(
+            f"jostle: the system said: {error.strerror or error}{where}",
+            style="red",
+            highlight=False,
+            markup=False,
+        )
         return 2
     except KeyboardInterrupt:
         err.print("jostle: stopped by hand", style="red")
@@ -128,6 +138,8 @@ def _run(words: list[str], out: Console) -> int:
     if not run.kept:
         return 0
     _print_claims(read_json(run.folder / "claims.json"), out)
+    if note := changes(read_json(run.folder / "config.json")):
+        out.print(note, style="yellow", highlight=False, markup=False)
     out.print(f"report: {run.folder / 'report.html'}", highlight=False, soft_wrap=True)
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from jostle.core.errors import JostleError
+from jostle.core.errors import JostleError, require
 
 _PLAIN = (str, int, float, bool, Path, type(None))
 
@@ -130,15 +130,15 @@ def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
 def _model(name: str, start: Any, optional: bool) -> _Maker:
     weights = "weights" if name == "model" else f"{name}_weights"
     kind: Any = str | None if optional else str
-    return _Maker(
-        [(name, kind, start), (weights, str | None, None)],
-        lambda given, known: (
-            None
-            if getattr(given, name) is None
-            else _load_model(getattr(given, name), getattr(given, weights))
-        ),
-        order=0,
-    )
+
+    def make(given: Any, known: dict[str, Any]) -> Any:
+        spec, file = getattr(given, name), getattr(given, weights)
+        require(
+            spec is not None or file is None, f"{weights} {file} came without the {name} that they are for"
+        )
+        return None if spec is None else _load_model(spec, file)
+
+    return _Maker([(name, kind, start), (weights, str | None, None)], make, order=0)
 
 
 def _file(name: str, kind: Any, start: Any, hint: Any) -> _Maker:

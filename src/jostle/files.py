@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,16 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as strict JSON (no NaN or infinity: they become null), whole or not at all."""
     write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any], about: Mapping[str, str] | None = None) -> None:
+    """Write named tensors as safetensors, with words about them in the header; whole or not at all."""
+    from safetensors.torch import save
+
+    # clone: safetensors refuses tensors that share memory. Its own save_file has an error of its own for a full disk.
+    flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    with whole(path) as draft:
+        draft.write_bytes(save(flat, None if about is None else dict(about)))
 
 
 def read_json(path: Path) -> Any:

@@ -2,7 +2,11 @@
 
 import importlib.util
 import math
+import os
+import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -42,6 +46,45 @@ def test_who_has_enough_may_leave():
 
 
 @pytest.mark.study
+@pytest.mark.study
+def test_workers_end_with_the_process_that_they_work_for(tmp_path):
+    script = tmp_path / "long.py"
+    script.write_text(
+        "import os, sys, time\nfrom pathlib import Path\nfrom jostle.lab import parallel\n"
+        "def work(name):\n    Path(name).write_text(str(os.getpid()))\n    time.sleep(300)\n"
+        "list(parallel(work, [f'{sys.argv[1]}/{i}.pid' for i in range(2)], jobs=2))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    boss = subprocess.Popen(
+        [sys.executable, str(script), str(tmp_path)], env=environment, stderr=subprocess.DEVNULL
+    )
+    workers = _wait_for(
+        lambda: [p.read_text() for p in tmp_path.glob("*.pid")], lambda found: all(found) and len(found) == 2
+    )
+    boss.kill()
+    boss.wait()
+    _wait_for(lambda: [pid for pid in map(int, workers) if _alive(pid)], lambda alive: not alive)
+
+
+def _wait_for(look, enough):
+    until = time.monotonic() + 120
+    while not enough(found := look()):
+        assert time.monotonic() < until, found
+        time.sleep(0.1)
+    return found
+
+
+def _alive(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    try:  # whoever inherited it may not have buried it yet
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+
+
 @pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="dask's distributed is not installed"
 )

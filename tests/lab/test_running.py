@@ -162,10 +162,54 @@ def test_a_configuration_comes_back_from_its_json_as_it_was(toy):
     assert rebuild(toy.Config, json.loads(json.dumps(asdict(config)))) == config
 
 
+def test_changed_settings_are_kept_and_said_beside_the_verdicts(toy, tmp_path):
+    folder = lab.run("toy", root=tmp_path, steps=7, seed=3, nudge=toy.Nudge(norm="<L2>")).folder
+    assert read_json(folder / "config.json")["changed"] == {
+        "steps": 7,
+        "nudge": {"radius": 0.0392156862745098, "norm": "<L2>"},
+    }
+    page = (folder / "report.html").read_text(encoding="utf-8")
+    said = "Settings changed: steps = 7, nudge.radius = 0.0392156862745098, nudge.norm = &lt;L2&gt;; the verdicts"
+    assert said in page
+    lab.write_index(tmp_path)
+    assert "quick, settings changed" in (tmp_path / "index.html").read_text(encoding="utf-8")
+    plain = lab.run("toy", root=tmp_path, seed=3).folder
+    assert read_json(plain / "config.json")["changed"] == {}
+    assert "ettings changed" not in (plain / "report.html").read_text(encoding="utf-8")
+
+
+def test_settings_that_were_edited_in_the_folder_are_said_too(toy, tmp_path, monkeypatch):
+    _replace(toy, monkeypatch, lambda config, run: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab.run("toy", root=tmp_path)
+    (folder,) = (tmp_path / "toy").iterdir()
+    record = read_json(folder / "config.json")
+    write_json(folder / "config.json", {**record, "config": {**record["config"], "layers": [4]}})
+    _replace(toy, monkeypatch, toy.run)
+    lab.resume(folder)
+    assert read_json(folder / "config.json")["changed"] == {"layers": [4]}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_setting_that_json_cannot_hold_is_refused(toy, tmp_path, value):
+    from dataclasses import replace
+
+    for call in (
+        lambda: lab.run("toy", root=tmp_path, rate=value),
+        lambda: lab.start("toy", "quick", replace(toy.Config(), nudge=toy.Nudge(value)), tmp_path),
+    ):
+        with pytest.raises(JostleError, match=f"must be a finite number, but {value} came"):
+            call()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_run_that_is_still_at_work_is_not_taken_up(toy, tmp_path, monkeypatch):
     def impatient(config, run):
+        draft = run.folder / ".page.1.draft.html"
+        draft.write_text("half of")
         with pytest.raises(JostleError, match="is still being worked on by another process"):
             lab.resume(run.folder)
+        assert draft.exists()  # of the process that is at work
         raise ArithmeticError("over")
 
     _replace(toy, monkeypatch, impatient)

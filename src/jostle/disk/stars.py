@@ -78,7 +78,12 @@ def read_stars(
     >>> len(stars), stars.dropped["not finite"]
     (1, 1)
     """
-    columns, names = _table(Path(path))
+    try:
+        columns, names = _table(Path(path))
+    except JostleError:
+        raise
+    except Exception as error:  # csv, pyarrow and astropy have many kinds of errors of their own
+        raise JostleError(f"{path} cannot be read as a table: {error}") from error
     sun = number(R0, "kpc", "R0"), number(z_sun, "kpc", "z_sun"), plain(v_sun, "km/s", "v_sun")
     require(sun[2].shape == (3,), "v_sun must have three components")
     if {"z", "vz"} <= names:

@@ -40,7 +40,9 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             return tensors, json.loads((file.metadata() or {})["jostle"])
     except (SafetensorError, OSError, ValueError, KeyError) as error:
-        raise JostleError(f"checkpoint {path} cannot be read ({type(error).__name__})") from error
+        raise JostleError(
+            f"checkpoint {path} cannot be read ({type(error).__name__}); delete it to start that training anew"
+        ) from error
 
 
 def state(course: "Course") -> tuple[dict[str, Tensor], dict[str, Any]]:

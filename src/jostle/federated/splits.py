@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -56,11 +57,12 @@ class Split:
         **Raises:** `JostleError` if the file is absent or broken.
         """
         try:
-            with np.load(Path(path), allow_pickle=False) as file:
-                arrays = {name: torch.from_numpy(file[name].astype(np.int64)) for name in file.files}
+            # numpy leaves a file open that is no archive.
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
+                arrays = {name: torch.from_numpy(kept[name].astype(np.int64)) for name in kept.files}
             test = arrays.pop("test")
             return cls([arrays[f"client_{i}"] for i in range(len(arrays))], test)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
             raise JostleError(f"split {path} cannot be read ({type(error).__name__})") from error
 
 

@@ -1,8 +1,12 @@
 """Independent tasks (seeds, sweeps, shards) on one machine or on an existing cluster, through joblib."""
 
+import os
+import threading
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 import joblib
@@ -41,7 +45,9 @@ def parallel(
     with _backend(engine, jobs):
         # Ray's joblib backend hands all results over at the end.
         pool = joblib.Parallel(n_jobs=jobs, return_as="list" if engine == "ray" else "generator_unordered")
-        results: Any = pool(joblib.delayed(_task)(function, index, item) for index, item in enumerate(items))
+        # Ray and Dask look after their workers themselves.
+        boss = os.getpid() if engine == "loky" else None
+        results: Any = pool(joblib.delayed(_task)(function, i, item, boss) for i, item in enumerate(items))
         try:
             for result in results:  # noqa: UP028 - `yield from` would close the results itself, with joblib's warning
                 yield result
@@ -56,15 +62,31 @@ def _close(results: Any) -> None:
         getattr(results, "close", lambda: None)()
 
 
-def _task(function: Callable[[Item], Any], index: int, item: Item) -> tuple[int, Any]:
+def _task(
+    function: Callable[[Item], Any], index: int, item: Item, boss: int | None = None
+) -> tuple[int, Any]:
     import torch
 
+    if boss is not None:
+        _leave_with(boss)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         return index, function(item)
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _leave_with(boss: int) -> None:
+    """End this worker when the process that it works for is gone: after a kill it would work on for nobody."""
+
+    def watch() -> None:
+        while os.getppid() == boss:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextmanager

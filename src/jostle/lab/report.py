@@ -99,6 +99,7 @@ class _Record:
     message: str = ""
     preset: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    changes: str = ""
     environment: Mapping[str, Any] = field(default_factory=dict)
     claims: Sequence[Mapping[str, str]] = ()
     metrics: Mapping[str, Any] = field(default_factory=dict)
@@ -126,6 +127,7 @@ class _Record:
             status.get("message", ""),
             config.get("preset", ""),
             config.get("config", {}),
+            changes(config),
             read("environment.json", {}),
             read("claims.json", []),
             result.get("metrics", {}),
@@ -194,6 +196,19 @@ def flatten(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str,
             yield from flatten(item, (*path, str(number)))
     else:
         yield path, value
+
+
+def changes(config: Mapping[str, Any]) -> str:
+    """What a run's `config.json` says of settings that are not its preset's, as a sentence; or nothing.
+
+    >>> changes({"preset": "quick", "changed": {"steps": 3, "nudge": {"norm": "L2"}}})
+    'settings changed: steps = 3, nudge.norm = L2; the verdicts are about this run, not about preset quick'
+    """
+    precision = config.get("processes", {}).get("precision", "32-true")
+    leaves = flatten(config.get("changed", {}) | ({} if precision == "32-true" else {"precision": precision}))
+    named = ", ".join(f"{'.'.join(path)} = {readable(value, exact=True)}" for path, value in leaves if path)
+    about = f"the verdicts are about this run, not about preset {config.get('preset')}"
+    return f"settings changed: {named}; {about}" if named else ""
 
 
 def readable(value: Any, exact: bool = False) -> str:

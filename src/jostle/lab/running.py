@@ -3,7 +3,7 @@
 import dataclasses
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from filelock import FileLock, Timeout
 from torch.multiprocessing.spawn import ProcessException
 
 from jostle.core.errors import JostleError
-from jostle.files import read_json, write_json, write_text
+from jostle.files import plain, read_json, write_json, write_text
 from jostle.lab.claims import judge
 from jostle.lab.processes import ALONE, Processes, member, started_outside
 from jostle.lab.report import write_report
 from jostle.lab.rooms import load_study, room
 from jostle.lab.runs import Run
-from jostle.lab.study import rebuild
+from jostle.lab.study import changed, rebuild
 
 
 def run(
@@ -44,14 +44,17 @@ def run(
     for name in changes:
         if name not in names:
             raise JostleError(f"{key} has no setting {name!r}; its settings are {', '.join(names)}")
-    changed = dataclasses.replace(base, **changes)
-    return start(key, preset, rebuild(type(base), dataclasses.asdict(changed)), root, processes)
+    return start(key, preset, dataclasses.replace(base, **changes), root, processes)
 
 
 def start(key: str, preset: str, config: Any, root: Path | None = None, processes: Processes = ALONE) -> Run:
     """Run a study with a whole configuration; see [`run`][jostle.lab.running.run]."""
+    base = load_study(key).config(preset)
+    config = rebuild(type(base), dataclasses.asdict(config))
     return _go(
-        lambda: Run.create(key, preset, config, root, processes), Run(Path(), key, preset, config), processes
+        lambda: Run.create(key, preset, config, root, processes, changed(base, config)),
+        Run(Path(), key, preset, config),
+        processes,
     )
 
 
@@ -69,20 +72,27 @@ def resume(folder: Path) -> Run:
         processes = Processes(**record.get("processes", {}))
     except (KeyError, TypeError, ValueError) as error:
         raise JostleError(f"{folder / 'config.json'} is not a run's configuration") from error
-    config = rebuild(type(load_study(key).config(preset)), settings)
+    base = load_study(key).config(preset)
+    config = rebuild(type(base), settings)
     if (folder / "result.json").exists():
         if (folder / "report.html").exists():
             raise JostleError(f"{folder} is finished: there is nothing to resume")
         # Cut off between the last number and the page.
         return _close(Run.open(folder, config))
-    return _go(lambda: Run.open(folder, config), Run(folder, key, preset, config), processes, seen=folder)
+
+    def taken_up() -> Run:
+        now = plain(changed(base, config))
+        if now != record.get("changed"):  # somebody edited it
+            write_json(folder / "config.json", {**record, "changed": now})
+        return Run.open(folder, config)
+
+    return _go(taken_up, Run(folder, key, preset, config), processes, seen=folder)
 
 
 def _go(make: Callable[[], Run], like: Run, processes: Processes, seen: Path | None = None) -> Run:
     """Carry a run out, on one process or several; `like` stands in for it where it is not kept."""
     if processes == ALONE:
-        run = make()
-        with _alone(run.folder):
+        with _mine(make, seen) as run:
             return _carry_out(run)
     if not load_study(like.key).data_parallel:
         raise JostleError(
@@ -94,13 +104,24 @@ def _go(make: Callable[[], Run], like: Run, processes: Processes, seen: Path | N
         if not fabric.is_global_zero:
             member(fabric, _carry_out, _follow, _about(like), seen)
             return replace(like, kept=False)
-    run = make()
-    with _alone(run.folder):
+    with _mine(make, seen) as run:
         if started_outside():
             member(fabric, _carry_out, _follow, _about(run), seen)
         else:
             _spawn(fabric, run, seen)
     return run
+
+
+@contextmanager
+def _mine(make: Callable[[], Run], seen: Path | None) -> Iterator[Run]:
+    # An old folder is locked before it is opened: opening sweeps up drafts, and another process may be writing one.
+    with ExitStack() as stack:
+        if seen is not None:
+            stack.enter_context(_alone(seen))
+        run = make()
+        if seen is None:
+            stack.enter_context(_alone(run.folder))
+        yield run
 
 
 def _spawn(fabric: Any, run: Run, seen: Path | None) -> None:

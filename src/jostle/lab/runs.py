@@ -22,7 +22,7 @@ from torch import Tensor
 
 from jostle import __version__
 from jostle.core.errors import JostleError
-from jostle.files import plain, read_json, whole, write_json
+from jostle.files import plain, read_json, whole, write_json, write_tensors
 from jostle.lab.progress import Advance, track
 from jostle.lab.style import house_style
 
@@ -60,9 +60,17 @@ class Run:
 
     @classmethod
     def create(
-        cls, key: str, preset: str, config: Any, root: Path | None = None, processes: Any = None
+        cls,
+        key: str,
+        preset: str,
+        config: Any,
+        root: Path | None = None,
+        processes: Any = None,
+        changed: Mapping[str, Any] | None = None,
     ) -> "Run":
         """Make a fresh folder `ROOT/KEY/<utc time>-PRESET/` with its configuration and environment.
+
+        `changed`: the settings in which the configuration is no longer the preset.
 
         **Raises:** `JostleError` if the folder cannot be made.
         """
@@ -79,7 +87,7 @@ class Run:
             break
         else:
             raise JostleError(f"could not find a free name for a run under {parent}")
-        record = {"study": key, "preset": preset, "config": asdict(config)}
+        record = {"study": key, "preset": preset, "changed": changed or {}, "config": asdict(config)}
         if processes is not None:
             record["processes"] = asdict(processes)
         write_json(folder / "config.json", record)
@@ -171,13 +179,8 @@ class Run:
 
     def tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         """Keep tensors as `artifacts/NAME.safetensors`."""
-        from safetensors.torch import save
-
         path = self.folder / "artifacts" / f"{name}.safetensors"
-        # clone: safetensors refuses tensors that share memory.
-        whole_tensors = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-        with whole(path) as draft:
-            draft.write_bytes(save(whole_tensors))
+        write_tensors(path, tensors)
         return path
 
     def _flush(self) -> None:

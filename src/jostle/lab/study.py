@@ -1,6 +1,7 @@
 """What a room's `study.py` hands to the lab."""
 
 import dataclasses
+import math
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -8,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from jostle.core.errors import JostleError
+from jostle.core.errors import JostleError, require
 from jostle.lab.claims import Claim
 from jostle.lab.runs import Run
 
@@ -42,10 +43,29 @@ class Study:
         return self.presets[preset]
 
 
+HOW = ("seed", "device", "devices", "nodes", "engine", "jobs", "workers")
+"""Settings that say where and how often a study is done, not what."""
+
+
+def changed(preset: Any, config: Any) -> dict[str, Any]:
+    """The settings in which a configuration is no longer its preset; those in `HOW` are free.
+
+    >>> @dataclass
+    ... class Config:
+    ...     seed: int = 0
+    ...     steps: int = 100
+    >>> changed(Config(), Config(seed=3, steps=5))
+    {'steps': 5}
+    """
+    before, after = dataclasses.asdict(preset), dataclasses.asdict(config)
+    return {name: value for name, value in after.items() if name not in HOW and value != before[name]}
+
+
 def rebuild(kind: type, record: Mapping[str, Any]) -> Any:
     """Make a frozen configuration of class `kind` from a mapping, such as the JSON that was written for it.
 
-    **Raises:** `JostleError` if a field is unknown or missing, or its value is of another kind than declared.
+    **Raises:** `JostleError` if a field is unknown or missing, or its value is of another kind than declared, or not
+    finite.
     """
     hints = typing.get_type_hints(kind)
     names = [field.name for field in dataclasses.fields(kind)]
@@ -78,6 +98,8 @@ def _value(name: str, hint: Any, value: Any) -> Any:
             return rebuild(hint, value)
     elif hint is float:
         if isinstance(value, int | float) and not isinstance(value, bool):
+            # JSON has no word for the others: the run could not be taken up again.
+            require(math.isfinite(value), f"config field {name!r} must be a finite number, but {value} came")
             return value
     elif hint in (int, str, bool, type(None)):
         if type(value) is hint:

@@ -20,6 +20,10 @@ def _mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
+def _times(a: float, b: float) -> str:
+    return f"{a / b:.2f} times" if b else "the other costs nothing"
+
+
 def _with(*attacks: str) -> Callable[[Metrics], bool]:
     return lambda m: all(a in m["attacks"] for a in attacks)
 
@@ -54,7 +58,7 @@ CLAIMS = [
             lambda m: (
                 f"cost regret {_mean(kpi(m, 'bifurcated', 'cost')):.3f} against "
                 f"{_mean(kpi(m, 'regression', 'cost')):.3f}: "
-                f"{_mean(kpi(m, 'bifurcated', 'cost')) / _mean(kpi(m, 'regression', 'cost')):.2f} times ({m['agent']})"
+                f"{_times(_mean(kpi(m, 'bifurcated', 'cost')), _mean(kpi(m, 'regression', 'cost')))} ({m['agent']})"
             ),
         ),
         lambda m: _every(m, "bifurcated", "regression", "cost"),

@@ -15,6 +15,7 @@ from jostle.core.errors import JostleError, optional, require
 from jostle.files import whole
 from jostle.observation.policy import Policy, wrap_policy
 from jostle.zoo.networks import user_function
+from jostle.zoo.weights import require_finite
 
 Progress = Callable[[int, int, str], None]
 Algorithm = Literal["sac", "ppo"]
@@ -146,7 +147,9 @@ class Agent:
         require(path.is_file(), f"agent file {path} does not exist")
         require(path.suffix != ".py", f"an agent of your own is named FILE.py:FUNCTION, but {path} came")
         try:
-            return cls._zip(path) if zipfile.is_zipfile(path) else cls._tensors(path)
+            found = cls._zip(path) if zipfile.is_zipfile(path) else cls._tensors(path)
+            require_finite(found.net, str(path))
+            return found
         except JostleError:
             raise
         except Exception as error:

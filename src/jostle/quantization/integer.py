@@ -1,10 +1,12 @@
 """The integer model: codes, shifts and integer weights; run in 64 bits, nothing else, as the reference."""
 
 import json
+import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -129,7 +131,8 @@ class IntegerModel:
         **Raises:** `JostleError` if the file is absent or is something else.
         """
         try:
-            with np.load(Path(path), allow_pickle=False) as kept:
+            # numpy leaves a file open that is no archive.
+            with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
                 record = json.loads(kept["graph"].tobytes())
                 require(
                     record["format"] == FORMAT,
@@ -145,7 +148,7 @@ class IntegerModel:
                         if f"{i}.{key}" in kept:
                             made[key] = torch.from_numpy(kept[f"{i}.{key}"].astype(np.int64))
                     nodes.append(Node(**made))
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile, zlib.error) as error:
             if isinstance(error, JostleError):
                 raise
             raise JostleError(f"{path} is not an integer model that save() wrote: {error}") from error

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from jostle.core.errors import require
 from jostle.core.statistics import wilson
 from jostle.core.training import Trainer, minibatches
 from jostle.lab.claims import Claim
@@ -77,6 +78,9 @@ PAPER = replace(GPU, epochs=200, qat_epochs=90)
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """The published problems, the counts, the trained network, and EfficientNet-Lite0."""
+    require(
+        config.repeats >= 5, f"repeats must be at least 5, but {config.repeats} came"
+    )  # now, not after training
     problems = run.stage("published problems", lambda stage: _published())
     counts = run.stage("counts", lambda stage: {name: _counts(name) for name in config.counts})
     trained = run.stage("training in float32", lambda stage: _train(config, run, stage))

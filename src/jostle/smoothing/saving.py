@@ -8,16 +8,14 @@ from typing import Any
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
+from jostle.files import write_tensors
 from jostle.smoothing.encoders import TimedClassifier, TimedViT
-from jostle.zoo.weights import fill, read_state
+from jostle.zoo.weights import fill, read_state, require_finite
 
 
 def write_network(state: Mapping[str, Tensor], details: Mapping[str, Any], path: Path) -> None:
     """Write weights, and how the network is built, to one file."""
-    from safetensors.torch import save_file
-
-    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(tensors, path, metadata={"jostle": json.dumps(dict(details))})
+    write_tensors(path, state, {"jostle": json.dumps(dict(details))})
 
 
 def _details(path: Path, kind: str) -> dict[str, Any]:
@@ -53,6 +51,7 @@ def load_encoder(path: str | Path) -> tuple[TimedViT, dict[str, Any]]:
     details = _details(Path(path), "encoder")
     encoder = _transformer(details)
     fill(encoder, read_state(path), str(path))
+    require_finite(encoder, str(path))
     return encoder, details
 
 
@@ -67,4 +66,5 @@ def load_classifier(path: str | Path) -> TimedClassifier:
         _transformer(details), details["classes"], details["sigma"], (shape[0], shape[1], shape[2])
     )
     fill(model, read_state(path), str(path))
+    require_finite(model, str(path))
     return model.eval()

@@ -12,7 +12,6 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from jostle.core.errors import require
-from jostle.files import whole
 from jostle.smoothing.certificates import Certificates
 from jostle.smoothing.checks import check
 from jostle.smoothing.comparators import METHODS
@@ -221,8 +220,7 @@ class Network:
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors, with the settings in its metadata."""
-        with whole(Path(path)) as draft:
-            write_network(self.state, self.details, draft)
+        write_network(self.state, self.details, Path(path))
 
 
 def train(

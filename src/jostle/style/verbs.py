@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from jostle.core.errors import require
-from jostle.files import whole, write_json
+from jostle.files import write_json, write_tensors
 from jostle.style.advstyle import Recipe
 from jostle.style.attack import Norm, StyleCurve, fit_reference, style_curve
 from jostle.style.diagnostics import scale_report
@@ -19,6 +19,7 @@ from jostle.style.insertion import KINDS, insert, places
 from jostle.style.methods import METHODS, Ablation, Method, ablations
 from jostle.style.protocol import Protocol, dg_benchmark, fit, stream
 from jostle.zoo import Images, load_model
+from jostle.zoo.weights import read_state
 
 Progress = Callable[[int, int, str], None]
 Kind = Literal["erm", "mixup", "jitter", "grayscale", "advstyle", "dsu", "mixstyle", "efdmix", "padain"]
@@ -41,10 +42,7 @@ class Trained:
 
     def save(self, path: Path) -> None:
         """Write the weights, style layers and all, as safetensors."""
-        from safetensors.torch import save_file
-
-        with whole(Path(path)) as draft:
-            save_file({name: value.detach().cpu().contiguous() for name, value in self.state.items()}, draft)
+        write_tensors(Path(path), self.state)
 
 
 def train(
@@ -298,12 +296,9 @@ def report(weights: Path) -> dict[str, dict[str, float]]:
     branch.
 
     **Arguments:** `weights`: safetensors that `train --keep-layers` wrote, or any with AdvStyle layers.
-    **Raises:** `JostleError` if it holds none.
+    **Raises:** `JostleError` if it holds none, or cannot be read.
     """
-    from safetensors.torch import load_file
-
-    require(Path(weights).exists(), f"weights {weights} does not exist")
-    state = load_file(weights)
+    state = read_state(weights)
     rows = {}
     for key in state:
         if key.endswith("sigma_mu"):

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jostle.core.errors import JostleError
-from jostle.files import whole
+from jostle.files import write_tensors
 from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.tasks import NDMS, MemoryTask, NParity
+from jostle.zoo.weights import require_finite
 
 TaskName = Literal["parity", "dms"]
 TASKS: dict[str, type[MemoryTask]] = {"parity": NParity, "dms": NDMS}
@@ -52,8 +53,6 @@ class Snapshot:
 
     def save(self, path: Path) -> None:
         """Write it as safetensors."""
-        from safetensors.torch import save_file
-
         net = self.network
         about = {
             "hidden": net.hidden,
@@ -64,9 +63,7 @@ class Snapshot:
         }
         rest = {name: value for name, value in asdict(self).items() if name != "network"}
         metadata = {"jostle.timescales": json.dumps({"network": about, **rest})}
-        tensors = {name: value.detach().cpu().contiguous() for name, value in net.state_dict().items()}
-        with whole(path) as draft:
-            save_file(tensors, draft, metadata)
+        write_tensors(path, net.state_dict(), metadata)
 
     @classmethod
     def load(cls, path: Path) -> "Snapshot":
@@ -84,6 +81,8 @@ class Snapshot:
             settings["substeps"] = tuple(settings["substeps"])
             network = LeakyRNN(**settings)
             network.load_state_dict(tensors)
-            return cls(network, **about)
-        except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+            found = cls(network, **about)
+        except (OSError, SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise JostleError(f"{path} is not a network of jostle timescales: {error}") from error
+        require_finite(network, str(path))
+        return found

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -299,7 +300,7 @@ def _read(path: Path, name: str | None) -> np.ndarray:
         if path.suffix == ".npy":
             found = np.load(path, allow_pickle=False)
         elif path.suffix == ".npz":
-            with np.load(path, allow_pickle=False) as held:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 require(
                     name in held or (name is None and len(held.files) == 1),
                     f"name must be one of the arrays in {path.name}: {', '.join(held.files)}",
@@ -314,7 +315,7 @@ def _read(path: Path, name: str | None) -> np.ndarray:
         return np.asarray(found, dtype=np.float64)
     except OSError as error:
         raise JostleError(f"could not read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, EOFError, BadZipFile) as error:
         if isinstance(error, JostleError):
             raise
         raise JostleError(f"{path} does not hold a numeric array: {error}") from error

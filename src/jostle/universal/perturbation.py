@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
-from jostle.files import whole
+from jostle.files import write_tensors
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,13 +53,10 @@ class UniversalPerturbation:
 
     def save(self, path: str | Path) -> Path:
         """Write `path` (.safetensors): the perturbation, with record and history in its header."""
-        from safetensors.torch import save_file
-
         path = Path(path)
         require(path.suffix == self.suffix, f"path must end in {self.suffix}, but {path.name} came")
         note = json.dumps({"record": dict(self.record), "history": [dict(row) for row in self.history]})
-        with whole(path) as draft:
-            save_file({"delta": self.delta.detach().cpu().contiguous()}, draft, metadata={"jostle": note})
+        write_tensors(path, {"delta": self.delta}, {"jostle": note})
         return path
 
     @classmethod

@@ -97,6 +97,11 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     require(shape is not None, f"model {config.model} does not say its input_shape")
     assert shape is not None
     images = load_data(config.data, size=shape[1])
+    colours = images[0][0].shape[0]
+    require(
+        colours == shape[0],
+        f"data must have the model's {shape[0]} channels, but {config.data} has {colours}",
+    )
     crafted: dict[str, list[UniversalPerturbation]] = {}
     snapshots: dict[int, Tensor] = {}
     for method in config.methods:

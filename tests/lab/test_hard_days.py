@@ -1,0 +1,157 @@
+"""What days do to a study: each of the nine is killed, stopped, left without space and handed broken files."""
+
+import json
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tiny import KILLED, TINY, Process, told, typed
+
+pytestmark = pytest.mark.study
+every_study = pytest.mark.parametrize("key", TINY)
+
+
+class Unbroken:
+    """A run that nothing befell: what it says, and after how many seconds of computing it had done what."""
+
+    def __init__(self, key: str, root: Path) -> None:
+        code, printed = Process(["run", key, *typed(TINY[key])], root, times=root / "times.json").end()
+        assert code == 0, printed
+        assert "settings changed: " in " ".join(printed.split())
+        self.told = told(_folder(root, key))
+        self.times = json.loads((root / "times.json").read_text())
+        self.ended = self.times["ended"]
+
+    def left(self, moment: float, folder: Path | None) -> float:
+        """How long it takes to where this run was at `moment`, for a process that takes up what lies in `folder`."""
+        begun = self.times["begun"]
+        done = (
+            [self.times[p.name] for p in folder.glob("checkpoints/*.pt") if p.name in self.times]
+            if folder
+            else []
+        )
+        return begun + max(0.0, moment - max(done)) if done else max(moment, 1e-3)
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Unbroken]:
+    """`unbroken(key)`: the unbroken run of a study, once for all tests."""
+    kept: dict[str, Unbroken] = {}
+
+    def of(key: str) -> Unbroken:
+        if key not in kept:
+            kept[key] = Unbroken(key, tmp_path_factory.mktemp(key))
+        return kept[key]
+
+    return of
+
+
+def _folder(root: Path, key: str) -> Path | None:
+    found = [path.parent for path in root.glob(f"{key}/*/config.json")]
+    return found[0] if found else None
+
+
+def _words(key: str, folder: Path | None) -> list[str]:
+    return ["run", key, *typed(TINY[key])] if folder is None else ["run", "--resume", str(folder)]
+
+
+def _befallen(key: str, root: Path, whole: Unbroken, fate: str, moment: float, code: int) -> str:
+    """Start the study or take it up, and let `fate` meet it where the unbroken run was at `moment`."""
+    before = root.with_name("before")
+    while True:
+        shutil.rmtree(before, ignore_errors=True)
+        if root.exists():
+            shutil.copytree(root, before)
+        folder = _folder(root, key)
+        ended, printed = Process(_words(key, folder), root, fate, whole.left(moment, folder)).end()
+        if ended == code:
+            return printed
+        assert ended == 0, printed
+        # It was done sooner than the unbroken run: again, and earlier.
+        moment *= 0.8
+        shutil.rmtree(root)
+        if before.exists():
+            shutil.copytree(before, root)
+
+
+@every_study
+def test_killed_at_ten_random_moments_and_resumed(key, unbroken, tmp_path):
+    whole, root, dice = unbroken(key), tmp_path / "runs", random.Random(f"kill {key}")
+    for moment in sorted(dice.uniform(0, whole.ended) for _ in range(10)):
+        _befallen(key, root, whole, "kill", moment, KILLED)
+    folder = _folder(root, key)
+    code, printed = Process(_words(key, folder), root).end()
+    assert code == 0, printed
+    assert told(_folder(root, key)) == whole.told
+
+
+def _sentence(printed: str, *parts: str) -> None:
+    """That what was printed is one sentence of ours beside notes, and says so."""
+    words = " ".join(printed.split())
+    assert "Traceback" not in words and words.count("jostle: ") - words.count("jostle: note: ") == 1, printed
+    for part in parts:
+        assert part in words.replace("- ", "-"), printed
+
+
+@every_study
+def test_a_full_disk_ctrl_c_and_broken_files_lose_nothing(key, unbroken, tmp_path):
+    whole, root, dice = unbroken(key), tmp_path / "runs", random.Random(f"harm {key}")
+    stages = [when for name, when in whole.times.items() if name.endswith(".pt") and ".partial" not in name]
+    printed = _befallen(key, root, whole, "full", dice.uniform(whole.times["begun"], max(stages)), 2)
+    _sentence(printed)
+    assert "could not write" in printed or "the system said" in printed
+    _sentence(
+        _befallen(key, root, whole, "stop", dice.uniform(min(stages), max(stages)), 130), "stopped by hand"
+    )
+    folder = _folder(root, key)
+    assert folder is not None
+    assert json.loads((folder / "status.json").read_text()) == {
+        "state": "interrupted",
+        "message": "stopped by hand",
+    }
+
+    def refused(*parts: str) -> None:
+        code, printed = Process(_words(key, folder), root).end()
+        assert code == 2, printed
+        _sentence(printed, *parts)
+
+    config = folder / "config.json"
+    written = config.read_text()
+    record = json.loads(written)
+    for text, sentence in (
+        (written[: len(written) // 2], "is not valid JSON"),
+        (json.dumps({**record, "config": {**record["config"], "sead": 1}}), "config has no field 'sead'"),
+        (
+            json.dumps({**record, "config": {**record["config"], "seed": "1"}}),
+            "'seed' must be int, but '1' came",
+        ),
+    ):
+        config.write_text(text)
+        refused(sentence)
+    config.write_text(written)
+
+    (folder / ".lock").unlink()
+    (folder / ".lock").mkdir()
+    refused("could not write in the run folder")
+    (folder / ".lock").rmdir()
+
+    kept = sorted(folder.glob("checkpoints/*"))
+    for kind in {path.suffix for path in kept}:
+        torn = dice.choice([path for path in kept if path.suffix == kind])
+        torn.write_bytes(torn.read_bytes()[: torn.stat().st_size // 2])
+        refused("cannot be read", "delete it")
+        torn.unlink()
+    code, printed = Process(_words(key, folder), root).end()
+    assert code == 0, printed
+    assert told(folder) == whole.told
+
+
+@pytest.mark.parametrize("key", TINY)
+def test_a_place_that_takes_no_folder_is_a_sentence(key, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in (tmp_path / "file", Path("/proc/nowhere")):
+        code, printed = Process(["run", key], place).end()
+        assert code == 2
+        _sentence(printed, "could not make the run folder")
