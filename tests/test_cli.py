@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from jostle.cli import _named, main
 from jostle.cli_types import options_of
@@ -56,6 +56,22 @@ def test_it_tells_what_there_is(capsys):
     assert code == 0 and "efficientnet-lite0" in out and "photographs" in out and "citylearn-2022" in out
     code, out, _ = said(capsys, "universal")
     assert code == 0 and "jostle universal craft" in out
+    code, out, _ = said(capsys, "run", "--help")
+    assert code == 0 and "--resume RUN" in out
+    with pytest.raises(SystemExit, match="0"):
+        main(["universal", "evaluate", "--help"])
+    out = capsys.readouterr().out
+    assert ">>>" not in out and "][" not in out and "Arguments:" in out
+
+
+def test_images_are_as_large_as_the_perturbation_for_a_model_without_a_size(own, capsys):
+    (own / "mynet.py").write_text(NET.replace("net.input_shape = (3, 32, 32)", ""))
+    save_file({"delta": torch.zeros(3, 24, 24)}, "none.safetensors")
+    code, out, _ = said(
+        capsys, "universal", "evaluate", "--model", "mynet.py:build", "--perturbations", "none.safetensors",
+        "--data", "photos",
+    )  # fmt: skip
+    assert code == 0 and "rate 0" in out
 
 
 @pytest.mark.parametrize(

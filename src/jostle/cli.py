@@ -21,6 +21,7 @@ from jostle.lab.progress import track
 from jostle.lab.report import changes
 from jostle.lab.rooms import ROOMS, load_study, room
 
+_HELP = ("-h", "--help", "help")
 _USAGE = """\
 jostle: nudge a system and measure how it answers
 
@@ -69,7 +70,8 @@ def entry() -> None:
 
 
 def _dispatch(words: list[str], out: Console) -> int:
-    if not words or words[0] in ("-h", "--help", "help"):
+    plain = len(words) == 2 and words[0] in ("run", "demo", "list", "zoo", "report") and words[1] in _HELP
+    if not words or words[0] in _HELP or plain:
         out.print(_USAGE + ", ".join(ROOMS), highlight=False)
         return 0
     command, rest = words[0], words[1:]
@@ -193,7 +195,7 @@ def _verb(key: str, words: list[str], out: Console) -> int:
     verbs: dict[str, Callable[..., Any]] = {
         function.__name__: function for function in importlib.import_module(f"jostle.{key}").VERBS
     }
-    if not words or words[0] in ("-h", "--help"):
+    if not words or words[0] in _HELP:
         table = Table("verb", "what it does", box=None, header_style="bold")
         for name, function in verbs.items():
             table.add_row(

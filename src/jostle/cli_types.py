@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -62,7 +63,7 @@ def options_of(function: Callable[..., Any]) -> Options:
     kind = dataclasses.make_dataclass(
         function.__name__, [(n, k) for n, k, _ in required] + optional, frozen=True
     )
-    kind.__doc__ = inspect.getdoc(function)
+    kind.__doc__ = _readable(inspect.getdoc(function) or "")
 
     def call(given: Any, progress: Callable[[int, int, str], None]) -> Any:
         known: dict[str, Any] = {}
@@ -72,6 +73,13 @@ def options_of(function: Callable[..., Any]) -> Options:
         return function(**known, **({"callback": progress} if has_callback else {}))
 
     return Options(kind, call)
+
+
+def _readable(doc: str) -> str:
+    """A docstring for the terminal: without its example, its links and its marks."""
+    text = doc.partition("\n>>>")[0].rstrip()
+    text = re.sub(r"\[(`[^`]*`)\]\[[^\]]*\]", r"\1", text)
+    return text.replace("**", "").replace("`", "")
 
 
 @dataclass(frozen=True)
@@ -96,7 +104,7 @@ def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
         if _is_images(kind):
             return _Maker(
                 [(name, either(str), start)],
-                lambda given, known: _images(getattr(given, name), known.get("model")),
+                lambda given, known: _images(getattr(given, name), known),
                 order=2,
             )
         if kind is torch.Generator:
@@ -215,10 +223,14 @@ def _load_model(spec: str, weights: str | None) -> nn.Module:
     return load_model(spec, weights)
 
 
-def _images(spec: str | None, model: Any) -> Any:
+def _images(spec: str | None, known: Mapping[str, Any]) -> Any:
     from jostle.zoo import load_data
 
     if spec is None:
         return None
-    shape = getattr(model, "input_shape", None)
-    return load_data(spec, size=None if shape is None else shape[1])
+    shape = getattr(known.get("model"), "input_shape", None)
+    # A model that does not say its size takes that of the perturbation that is brought along.
+    for value in known.values() if shape is None else ():
+        first = next(iter(value.values()), None) if isinstance(value, Mapping) else value
+        shape = shape or tuple(getattr(getattr(first, "delta", None), "shape", ())[1:])
+    return load_data(spec, size=shape[1] if shape else None)

@@ -88,8 +88,16 @@ def _alive(pid):
 @pytest.mark.skipif(
     importlib.util.find_spec("distributed") is None, reason="dask's distributed is not installed"
 )
-def test_dask_gives_the_same_results():
+def test_dask_gives_the_same_results_also_on_a_cluster_that_runs():
+    import dask
+    from distributed import LocalCluster
+
     assert sorted(parallel(math.sqrt, ITEMS, engine="dask", jobs=2)) == ROOTS
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None) as cluster,
+        dask.config.set({"scheduler-address": cluster.scheduler_address}),
+    ):
+        assert sorted(parallel(math.sqrt, ITEMS, engine="dask", jobs=1)) == ROOTS
 
 
 # Ray's own: a tip about a later version, and /dev/null left open.
@@ -103,6 +111,8 @@ def test_ray_gives_the_same_results():
 
     try:
         assert sorted(parallel(math.sqrt, ITEMS, engine="ray", jobs=2)) == ROOTS
+        with pytest.raises(JostleError, match=r"jobs must be at most the \d+ CPUs of the Ray cluster"):
+            list(parallel(math.sqrt, ITEMS, engine="ray", jobs=10_000))
     finally:
         ray.shutdown()
 

@@ -95,9 +95,13 @@ def _backend(engine: Engine, jobs: int) -> Iterator[None]:
         with joblib.parallel_config("loky", n_jobs=jobs):
             yield
     elif engine == "ray":
-        optional("ray", "ray")
+        ray = optional("ray", "ray")
         register = optional("ray.util.joblib", "ray").register_ray
         register()
+        if not ray.is_initialized():
+            ray.init()  # the cluster of RAY_ADDRESS, or one on this machine
+        if (there := int(ray.cluster_resources().get("CPU", 0))) < jobs:
+            raise JostleError(f"jobs must be at most the {there} CPUs of the Ray cluster, but {jobs} came")
         with joblib.parallel_config("ray", n_jobs=jobs):
             yield
     else:
@@ -105,10 +109,10 @@ def _backend(engine: Engine, jobs: int) -> Iterator[None]:
         try:
             client, ours = distributed.get_client(), False
         except ValueError:
-            client, ours = (
-                distributed.Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None),
-                True,
-            )
+            # Dask's own setting names a cluster that runs already: DASK_SCHEDULER_ADDRESS.
+            there = optional("dask", "dask").config.get("scheduler-address", None)
+            local = {} if there else {"n_workers": jobs, "threads_per_worker": 1, "dashboard_address": None}
+            client, ours = distributed.Client(**local), True
         try:
             with joblib.parallel_config("dask", n_jobs=jobs):
                 yield
