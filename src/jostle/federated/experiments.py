@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from jostle.federated.engines import Engine
+from jostle.federated.engines import Engine as Simulation
 from jostle.federated.family import by_name
 from jostle.federated.federation import Federation
 from jostle.federated.flatness import loss_along, sharpness
@@ -48,7 +48,7 @@ class Task:
     lr: float = 0.1
     lr_decay: float = 0.998
     weight_decay: float = 1e-3
-    engine: Engine = "batched"
+    simulation: Simulation = "batched"
     device: str = "cpu"
     augment: bool = False
     evaluate_every: int = 1
@@ -141,7 +141,7 @@ def train_task(task: Task) -> dict[str, Any]:
         seed=task.seed,
         fraction=task.fraction,
         sampling=task.sampling,
-        engine=task.engine,
+        engine=task.simulation,
         evaluate_every=task.evaluate_every,
         augment=flip_and_crop if task.augment else None,
     )

@@ -8,12 +8,12 @@ from typing import Any
 
 from jostle.federated import exact, figures
 from jostle.federated.claims import CLAIMS
-from jostle.federated.engines import Engine
+from jostle.federated.engines import Engine as Simulation
 from jostle.federated.experiments import RADII, Task, dealt, train_task
 from jostle.federated.networks import Network
 from jostle.federated.partition import Scheme
 from jostle.federated.sampling import Sampling
-from jostle.lab.engines import Engine as Workers
+from jostle.lab.engines import Engine
 from jostle.lab.runs import Run
 from jostle.lab.study import Study
 from jostle.lab.sweeps import sweep
@@ -27,7 +27,8 @@ class Config:
     name or path; without `test_data` a fifth of `data` is kept. `count`: how many images, 0 for all. `intervals`:
     local epochs of the sweep, with `interval_seeds` seeds. `target`: accuracy whose first round is looked for.
     `limit_rounds`: of the runs on quadratics. `curvature`: training samples over which the ends are judged for
-    flatness, 0 for none. `jobs`: trainings at a time, through `workers`.
+    flatness, 0 for none. `jobs`: trainings at a time, through `engine`. `simulation`: how a round is
+    computed.
     """
 
     seed: int = 20
@@ -57,12 +58,12 @@ class Config:
     printed: bool = True
     limit_rounds: int = 400
     curvature: int = 2000
-    engine: Engine = "batched"
+    simulation: Simulation = "batched"
     device: str = "cpu"
     augment: bool = False
     evaluate_every: int = 1
     jobs: int = 2
-    workers: Workers = "loky"
+    engine: Engine = "loky"
 
 
 QUICK = Config()
@@ -181,7 +182,7 @@ def _trainings(config: Config, run: Run) -> dict[str, Any]:
         "trainings",
         _quietly,
         tasks,
-        engine=config.workers,
+        engine=config.engine,
         jobs=config.jobs,
         rows=lambda name, made: ({"training": name, **row} for row in made["rows"]),
     )

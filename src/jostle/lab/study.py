@@ -43,7 +43,7 @@ class Study:
         return self.presets[preset]
 
 
-HOW = ("seed", "device", "devices", "nodes", "engine", "jobs", "workers")
+HOW = ("seed", "device", "engine", "jobs", "simulation")
 """Settings that say where and how often a study is done, not what."""
 
 
