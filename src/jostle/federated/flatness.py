@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,9 +74,16 @@ def sharpness(
                 out += torch.cat([h.reshape(-1) for h in twice])
         return out.cpu().numpy()
 
-    hessian = LinearOperator((count, count), matvec=product, dtype=first.dtype)
+    operator: Any = LinearOperator  # SciPy has no types of its own, and those that are guessed are wrong
+    solver: Any = eigsh
     try:
-        values, vectors = eigsh(hessian, k=1, which="LA", tol=tolerance, v0=first)
+        values, vectors = solver(
+            operator((count, count), matvec=product, dtype=first.dtype),
+            k=1,
+            which="LA",
+            tol=tolerance,
+            v0=first,
+        )
     except ArpackError as error:
         raise JostleError(
             f"the sharpest direction was not found to {tolerance:g} ({error}); raise tolerance"
