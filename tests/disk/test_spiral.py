@@ -104,5 +104,7 @@ def test_bad_input(options, says):
     calm = TestParticles.sample(SLAB, 200, np.random.default_rng(6))
     with pytest.raises(JostleError, match=says):
         PhaseSpiral.fit(calm.z, calm.vz, potential=SLAB, **options)
+    with pytest.raises(JostleError, match="must differ in vertical frequency"):
+        PhaseSpiral.fit(np.full(200, 0.1), np.full(200, 5.0), potential=SLAB)
     with pytest.raises(JostleError, match="at least 100"):
         PhaseSpiral.fit(calm.z[:50], calm.vz[:50], potential=SLAB)

@@ -29,10 +29,9 @@ class PhaseSpiral:
     factor sqrt(E_z) matches a uniform kick).
 
     **Arguments:** `arms`: 1 (bending) or 2 (breathing). `time`, `time_error`: winding time and its bootstrap
-    error, half the central 68 % (kpc s/km). `amplitude`: rms of f1 / f0. `phase`: of the ridge at the start (rad).
-    `power`: the
-    peak of P_n. `false_alarm`: chance of such a peak in noise. `stars`: how many. `R`: median radius (kpc).
-    `times`, `powers`: the curves P_1, P_2 of t. `labels`: what was assumed.
+    error, half the central 68 % (kpc s/km). `amplitude`: rms of f1 / f0. `phase`: of the ridge at the start
+    (rad). `power`: the peak of P_n. `false_alarm`: chance of such a peak in noise. `stars`: how many. `R`:
+    median radius (kpc). `times`, `powers`: the curves P_1, P_2 of t. `labels`: what was assumed.
     """
 
     arms: int
@@ -76,16 +75,12 @@ class PhaseSpiral:
         """Fit the spiral of stars at one place.
 
         **Arguments:** `z` (kpc), `vz` (km/s): stars. `R`: their (guiding) radii, or one for all (kpc).
-        `weights`:
-        of the stars, for selection. `potential`: any; our Milky Way if `None`. `t_max`: longest time searched
-        (kpc s/km). `generator`: of the bootstrap. `bootstraps`: how many. `points`: of the time grid;
-        chosen fine
-        enough if `None`. `confidence`: the false-alarm chance above which nothing is claimed. `force`:
-        answer in
-        spite of it, or beyond linear.
+        `weights`: of the stars, for selection. `potential`: any; our Milky Way if `None`. `t_max`: longest
+        time searched (kpc s/km). `generator`: of the bootstrap. `bootstraps`: how many. `points`: of the time
+        grid; chosen fine enough if `None`. `confidence`: the false-alarm chance above which nothing is
+        claimed. `force`: answer in spite of it, or beyond linear.
         **Raises:** `JostleError` if there is no significant spiral, if it peaks at the end of the search,
-        if the
-        time grid is too coarse for the frequencies at hand, or if the response is beyond linear.
+        if the time grid is too coarse for the frequencies at hand, or if the response is beyond linear.
 
         >>> from jostle.disk import IsothermalSlab, Kick, TestParticles
         >>> slab, draw = IsothermalSlab(0.4, 23.0), np.random.default_rng(1)
@@ -104,6 +99,7 @@ class PhaseSpiral:
         require(longest > 0, "t_max must be positive")
         require(height.size >= 100, f"a spiral needs at least 100 stars, but {height.size} came")
         energy, Omega, w = _angles(model, radius, height, speed)
+        require(bool(np.ptp(Omega) > 0), "the stars must differ in vertical frequency, but all have the same")
         q = share * np.sqrt(energy)
         step = np.pi / 2 / (2 * np.ptp(Omega))  # the finer of the two modes, four points a turn
         need = int(np.ceil(longest / (step / 4))) + 1
