@@ -12,11 +12,11 @@ from jostle.disk import (
     PhaseSpiral,
     PseudoIsothermal,
     TestParticles,
-    VerticalActions,
 )
+from jostle.disk.distributions import as_disk
 
-SLAB = IsothermalSlab(0.4, 23.0)
-TABLE = VerticalActions(SLAB)
+SLAB = as_disk(IsothermalSlab(0.4, 23.0))  # its tables are built once
+TABLE = SLAB.vertical(8.0)
 
 
 def kicked(rng, count, dv, time, even=False):
@@ -41,6 +41,15 @@ def test_errors_cover_the_truth():
     assert abs(np.mean(pulls)) < 3.5 / np.sqrt(30)
     assert 0.7 < np.std(pulls) < 1.4
     assert np.mean(np.abs(pulls) < 2) > 0.85
+
+
+def test_a_disk_is_as_good_as_its_potential():
+    z, vz = kicked(np.random.default_rng(2), 2000, 4.0, 0.3)
+    one, two = (
+        PhaseSpiral.fit(z, vz, R, potential=p, bootstraps=3, t_max=0.5)
+        for p, R in ((SLAB, 8.0), (SLAB.potential, 8.0))
+    )
+    assert (one.time, one.power) == (two.time, two.power)
 
 
 def test_two_arms_are_dated_too():

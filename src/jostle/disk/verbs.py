@@ -240,7 +240,7 @@ def date(
         sample.z,
         sample.vz,
         where,
-        potential=model,
+        potential=disk,
         t_max=longest * MYR,
         generator=np.random.default_rng(seed),
         points=points,
