@@ -32,8 +32,7 @@ class Satellite:
     """A satellite's orbit around the galaxy.
 
     **Arguments:** `name`. `mass`: M_sun. `times` (kpc s/km, 0 today), `positions` (kpc) and `velocities`
-    (km/s),
-    galactocentric with the Sun at phi = 0 on the positive x axis.
+    (km/s), three a time, galactocentric with the Sun at phi = 0 on the positive x axis.
     """
 
     name: str
@@ -46,6 +45,10 @@ class Satellite:
         object.__setattr__(self, "mass", positive(self.mass, "Msun", "mass"))
         for name, unit in (("times", "kpc s/km"), ("positions", "kpc"), ("velocities", "km/s")):
             object.__setattr__(self, name, plain(getattr(self, name), unit, name))
+        wanted = (np.size(self.times), 3)
+        for name in ("positions", "velocities"):
+            shape = getattr(self, name).shape
+            require(shape == wanted, f"{name} must be (len(times), 3) = {wanted}, but {shape} came")
 
     def passage(self, scale: Numbers = 1.0, indirect: bool = False) -> SatelliteOrbit:
         """The satellite as a perturbation with a Plummer body of `scale` kpc."""

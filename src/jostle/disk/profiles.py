@@ -74,8 +74,7 @@ class Impulse(Profile):
 class Gaussian(Profile):
     """T = (omega0 / sqrt(pi)) exp(-omega0^2 t^2), a pulse of unit area (or of height 1/sqrt(pi)).
 
-    K = exp(-i omega t) exp(-x^2) (1/2) [1 + erf(u - i x)] with u = omega0 t, x = omega / 2 omega0, written
-    with
+    K = exp(-i omega t) exp(-x^2) (1/2) [1 + erf(u - i x)] with u = omega0 t, x = omega / 2 omega0, written with
     the Faddeeva function so that neither slow pulses nor high modes overflow.
 
     **Arguments:** `omega0`: inverse duration (km/s/kpc); the pulse time is tau_P = sqrt(2) / omega0.
