@@ -28,6 +28,7 @@ def kicked(rng, count, dv, time, even=False):
     return TABLE.inverse(J, w + Omega * time)
 
 
+@pytest.mark.study
 def test_errors_cover_the_truth():
     """Over thirty samples the pulls have mean 0 and width 1: neither biased nor too sure."""
     pulls = []
@@ -75,6 +76,7 @@ def test_integrated_orbits_give_the_same_date():
     assert spiral.time_error < 0.03 and spiral.time_gyr == spiral.time / GYR
 
 
+@pytest.mark.study
 def test_bins_of_radius():
     rng = np.random.default_rng(7)
     disk = PseudoIsothermal()

@@ -3,12 +3,16 @@
 import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 from scipy.special import wofz
 
 from jostle.disk.units import Array, Numbers, positive
+
+# The nodes cost an eigenvalue problem, and every mode asks for them.
+_legendre = lru_cache(np.polynomial.legendre.leggauss)
 
 
 class Profile(ABC):
@@ -38,7 +42,7 @@ class Profile(ABC):
         low, high = self.window(t)
         if high <= low:
             return np.zeros(np.shape(omega), complex)
-        x, weights = np.polynomial.legendre.leggauss(nodes)
+        x, weights = _legendre(nodes)
         result = np.zeros(np.shape(omega), complex)
         edges = [low, *(b for b in self.breaks if low < b < high), high]
         for start, end in itertools.pairwise(edges):
