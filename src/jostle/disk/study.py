@@ -81,7 +81,8 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     run.figure(
         "satellites",
         figures.ranking(table["names"], table["bending"], table["breathing"]),
-        "Strongest passage of each satellite, past 2 Gyr and next 0.5; straight lines, masses of this package.",
+        "Strongest passage of each satellite, past 2 Gyr and next 0.5; straight lines, masses of this package. What is "
+        "below 1e-12 has no bar.",
     )
     wind = run.stage("winding", lambda _: _winding(config))
     run.figure(
