@@ -57,3 +57,11 @@ def test_refusals():
     with pytest.raises(JostleError, match="enclose today"):
         milky_way_satellites(["Sgr"], times=(-2, -1))
     assert GYR > 1
+
+
+def test_a_track_needs_three_numbers_a_time():
+    t = np.linspace(0, 1, 21)
+    with pytest.raises(
+        JostleError, match=r"velocities must be \(len\(times\), 3\) = \(21, 3\), but \(20, 3\) came"
+    ):
+        Satellite("a", 1e9, t, np.zeros((21, 3)), np.zeros((20, 3)))

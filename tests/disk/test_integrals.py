@@ -93,6 +93,7 @@ def passages(scale):
     )
 
 
+@pytest.mark.study
 def test_linear_answer_is_the_limit_of_the_exact_one_in_a_staeckel_galaxy():
     """With an exact third integral the error is linear in the perturbation, however warm the stars."""
     disk = PseudoIsothermal(kuzmin_kutuzov())
@@ -142,6 +143,7 @@ def three_ways(R0, count=30):
     return tuple(np.sqrt(((a - orbits) ** 2).mean()) / size for a in (modes, exact))
 
 
+@pytest.mark.study
 def test_mode_sum_orbit_integral_and_back_trace_agree_for_warm_stars():
     """k_R X = 1.2: warm. What the mode sum leaves is the epicyclic approximation, of order X / R."""
     near, far = three_ways(20.0), three_ways(160.0)

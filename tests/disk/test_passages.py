@@ -25,7 +25,7 @@ def flyby_error(window, indirect=False):
     z, v = np.random.default_rng(0).uniform(-1.3, 1.3, (2, 20))
     fly = StraightFlyby(0.1 / G, 3.0, (3.0, 0.5, 0.0), (0.3, 0.2, 1.0), indirect=indirect)
     modes = LinearResponse(SLAB, fly, n_max=16, tol=0.0)(z, v, window, R=1.0, phi=0.4)
-    orbits = orbit_integral(SLAB, fly, z, v, window, R=1.0, phi=0.4, begin=-window, step=0.06).f1
+    orbits = orbit_integral(SLAB, fly, z, v, window, R=1.0, phi=0.4, begin=-window, step=0.1).f1
     return np.abs(modes - orbits).max() / np.abs(orbits).max()
 
 

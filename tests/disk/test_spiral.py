@@ -12,11 +12,11 @@ from jostle.disk import (
     PhaseSpiral,
     PseudoIsothermal,
     TestParticles,
-    VerticalActions,
 )
+from jostle.disk.distributions import as_disk
 
-SLAB = IsothermalSlab(0.4, 23.0)
-TABLE = VerticalActions(SLAB)
+SLAB = as_disk(IsothermalSlab(0.4, 23.0))  # its tables are built once
+TABLE = SLAB.vertical(8.0)
 
 
 def kicked(rng, count, dv, time, even=False):
@@ -28,6 +28,7 @@ def kicked(rng, count, dv, time, even=False):
     return TABLE.inverse(J, w + Omega * time)
 
 
+@pytest.mark.study
 def test_errors_cover_the_truth():
     """Over thirty samples the pulls have mean 0 and width 1: neither biased nor too sure."""
     pulls = []
@@ -41,6 +42,15 @@ def test_errors_cover_the_truth():
     assert abs(np.mean(pulls)) < 3.5 / np.sqrt(30)
     assert 0.7 < np.std(pulls) < 1.4
     assert np.mean(np.abs(pulls) < 2) > 0.85
+
+
+def test_a_disk_is_as_good_as_its_potential():
+    z, vz = kicked(np.random.default_rng(2), 2000, 4.0, 0.3)
+    one, two = (
+        PhaseSpiral.fit(z, vz, R, potential=p, bootstraps=3, t_max=0.5)
+        for p, R in ((SLAB, 8.0), (SLAB.potential, 8.0))
+    )
+    assert (one.time, one.power) == (two.time, two.power)
 
 
 def test_two_arms_are_dated_too():
@@ -66,6 +76,7 @@ def test_integrated_orbits_give_the_same_date():
     assert spiral.time_error < 0.03 and spiral.time_gyr == spiral.time / GYR
 
 
+@pytest.mark.study
 def test_bins_of_radius():
     rng = np.random.default_rng(7)
     disk = PseudoIsothermal()
@@ -104,5 +115,7 @@ def test_bad_input(options, says):
     calm = TestParticles.sample(SLAB, 200, np.random.default_rng(6))
     with pytest.raises(JostleError, match=says):
         PhaseSpiral.fit(calm.z, calm.vz, potential=SLAB, **options)
+    with pytest.raises(JostleError, match="must differ in vertical frequency"):
+        PhaseSpiral.fit(np.full(200, 0.1), np.full(200, 5.0), potential=SLAB)
     with pytest.raises(JostleError, match="at least 100"):
         PhaseSpiral.fit(calm.z[:50], calm.vz[:50], potential=SLAB)

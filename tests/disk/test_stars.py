@@ -64,7 +64,7 @@ def test_rotation_and_velocities_of_the_sun(tmp_path):
     ("text", "says"),
     [
         ("a,b\n1,2\n", "lacks"),
-        ("z,vz\nnan,1\n", "no usable row"),
+        ("z,vz\nnan,1\nup,2\n", r"no usable row \(2 not finite\)"),
         ("z,vz,R\n0.1,1,-8\n", "R must be positive"),
         ("z,vz\n0.1\n", "2 names but 1 columns"),
     ],

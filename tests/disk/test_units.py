@@ -85,6 +85,8 @@ DOORS = {
         (1e9, (-1.6, 0.0), 8.0), (1e9 * u.Msun, (-1600 * u.Myr, 0 * gyr), 8000 * pc)),
     "PhaseSpiral": (
         _spiral, (STARS.z, STARS.vz, 8.0, 0.6), (STARS.z * 1000 * pc, STARS.vz * kms, 8000 * pc, 0.6 / d.GYR * gyr)),
+    "a tuple of quantities": (
+        lambda at: d.StraightFlyby(1e9, 270.0, at).position(0.01), ((13.0, 2.0, 0.0),), ((13 * kpc, 2000 * pc, 0 * pc),)),
     "fit_kick": (
         lambda z, s, t: d.fit_kick((z, 0.1 * np.sin(np.arange(9)), 0.1 + np.zeros(9)), None, sigmas=s, t_max=t, times=9).dz,
         (np.linspace(0.1, 1, 9), (18.0, 38.0), 0.5), (np.linspace(100, 1000, 9) * pc, [18, 38] * kms, 0.5 / d.GYR * gyr)),
@@ -106,6 +108,8 @@ def test_wrong_units_are_refused_in_a_sentence():
         d.VerticalActions(d.milky_way(), 8 * u.s)
     with pytest.raises(JostleError, match="t must be in units of kpc s/km"):
         d.orbit_integral(GAL, d.Kick(dv=1.0), 0.1, 5.0, 1 * kpc)
+    with pytest.raises(JostleError, match="impact must have units in all its parts or in none"):
+        d.StraightFlyby(1e9, 270.0, (13 * kpc, 2, 0))
     with pytest.raises(JostleError, match="must be numbers"):
         room.plain("eight", "kpc", "R")
     with pytest.raises(JostleError, match="must be one number"):

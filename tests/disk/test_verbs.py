@@ -90,6 +90,8 @@ def test_refusals():
         spiral(perturber="kick", time=3000.0, points=50)
     with pytest.raises(JostleError, match="distance must be positive"):
         spiral(perturber="flyby", distance=-1.0)
+    with pytest.raises(JostleError, match="nothing has answered yet at time = -5 Myr"):
+        spiral(perturber="kick", time=-5.0)
 
 
 def test_sagittarius_map_against_the_exact_answer():

@@ -38,17 +38,41 @@ def test_bending_and_breathing_have_their_parity():
     assert "linear" in at.labels
 
 
-def test_gaia_waves_give_the_known_fit():
-    """Gaia DR2 waves of Bennett & Bovy (2019): one kick explains a part of them, not all."""
+@pytest.fixture
+def gaia() -> Path:
+    """The folder of the Gaia products, or a skip."""
     root = Path(os.environ.get("JOSTLE_SPECS", Path(__file__).parents[2].parent / "shared" / "specs"))
-    folder = root / "disk_data"
-    if not folder.is_dir():
+    if not (root / "disk_data").is_dir():
         pytest.skip("the Gaia products are not here: name the folder above disk_data in JOSTLE_SPECS")
+    return root / "disk_data"
+
+
+def test_gaia_waves_give_the_known_fit(gaia):
+    """Gaia DR2 waves of Bennett & Bovy (2019): one kick explains a part of them, not all."""
+    folder = gaia
     tables = (read_profile(folder / f"gaia_dr2_{n}.csv") for n in ("number_count_asymmetry", "mean_vz"))
     found = fit_kick(*tables, times=101, t_max=0.528 * GYR)
     assert found.points == 75 and abs(found.chi2 - 482) < 2 and abs(found.time / GYR - 0.264) < 0.006
     assert abs(found.dz - 0.029) < 1e-3 and abs(found.dv + 0.33) < 0.02
     assert "not all" in found.numbers()["verdict"]
+
+
+def test_ages_of_the_gaia_spirals_are_not_those_of_one_kick(gaia):
+    """ESCARGOT's map of ages (Gaia DR3): the age fitted to the waves lies among them, but they grow outwards.
+
+    A single blow leaves spirals of one age at every radius, as `PhaseSpiral.by_radius` finds them in such a disk
+    (tests/disk/test_spiral.py).
+    """
+    with np.load(gaia / "gaia_dr3_escargot_times.npz", allow_pickle=False) as file:
+        age, arms = file["time_myr"], file["dominant_mode"]
+    momentum = np.broadcast_to(np.linspace(1600, 2400, age.shape[1]), age.shape)
+    assert [(arms == n).sum() for n in (1, 2)] == [1444, 316]
+    low, middle, high = np.percentile(age[arms == 1], [5, 50, 95])
+    assert abs(middle - 356) < 1 and low < 264 < high  # the fit of the test above
+    inner, outer = (
+        np.median(age[(arms == 1) & (momentum > a) & (momentum < b)]) for a, b in ((1750, 1950), (2150, 2400))
+    )
+    assert outer > 1.5 * inner
 
 
 def test_refusals(tmp_path):

@@ -70,11 +70,11 @@ def _at_a_place(
 def _in_the_plane(
     response: "LinearResponse", t: float, R: float, phi: float, points: int, generator: np.random.Generator
 ) -> tuple[Array, Array, Array, str]:
-    """Ten tori with stars all around them, each followed on its own three-dimensional orbit."""
+    """Ten tori with stars all around them, all followed on their three-dimensional orbits."""
     disk = response.disk
     omega, kappa, _ = (float(f) for f in disk.potential.frequencies(R))
     each = -(-points // 10)
-    found: list[list[Array]] = [[], [], []]
+    found, stars = [], []
     actions = TestParticles.sample(disk, 10, generator, R, phi)
     for J in disk.vertical(R)(actions.z, actions.vz)[0]:
         I_R = generator.exponential(disk.sigma_R_at(R) ** 2 / kappa)
@@ -83,10 +83,13 @@ def _in_the_plane(
         z, vz = disk.vertical(R).inverse(np.full(each, J), w[0])
         radius = R + X * np.sin(w[1])
         azimuth = w[2] + 2 * omega * X / (kappa * R) * np.cos(w[1])
-        orbit = {"R": radius, "vR": kappa * X * np.cos(w[1]), "vphi": omega * R * R / radius}
-        orbit["phi"] = (azimuth + np.pi) % (2 * np.pi) - np.pi
-        found[0].append(response.torus(float(J), float(I_R), (w[0], w[1], w[2]), t, R))
-        for k, f in ((1, orbit_integral), (2, liouville)):
-            found[k].append(f(disk, response.perturbation, z, vz, t, **orbit).f1)
-    modes, orbits, exact = (np.concatenate(f) for f in found)
-    return modes, orbits, exact, "three-dimensional orbits, so that the epicyclic approximation shows"
+        azimuth = (azimuth + np.pi) % (2 * np.pi) - np.pi
+        stars.append((z, vz, radius, azimuth, kappa * X * np.cos(w[1]), omega * R * R / radius))
+        found.append(response.torus(float(J), float(I_R), (w[0], w[1], w[2]), t, R))
+    z, vz, *rest = (np.concatenate(part) for part in zip(*stars, strict=True))
+    orbit = dict(zip(("R", "phi", "vR", "vphi"), rest, strict=True))
+    orbits, exact = (
+        f(disk, response.perturbation, z, vz, t, **orbit).f1 for f in (orbit_integral, liouville)
+    )
+    compared = "three-dimensional orbits, so that the epicyclic approximation shows"
+    return np.concatenate(found), orbits, exact, compared

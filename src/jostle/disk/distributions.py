@@ -23,10 +23,8 @@ class PseudoIsothermal:
 
     **Arguments:** `potential`: of this room, galpy or gala, or a function Phi(R, z); our Milky Way if `None`.
     `sigma_z`, `sigma_R`: dispersions at `R_sun` (km/s). `Sigma`: surface density at `R_sun` (M_sun/kpc^2).
-    `h_R`,
-    `h_sigma`: scale lengths (kpc); `h_sigma` is `h_R` if `None`. `z_max`: reach of the vertical tables
-    (kpc). The
-    defaults are this package's.
+    `h_R`, `h_sigma`: scale lengths (kpc); `h_sigma` is `h_R` if `None`. `z_max`: reach of the vertical tables
+    (kpc). The defaults are this package's.
 
     >>> disk = PseudoIsothermal()
     >>> round(disk.sigma_z_at(8.0), 1), round(disk.mean_action(8.0), 2)

@@ -32,8 +32,7 @@ class Satellite:
     """A satellite's orbit around the galaxy.
 
     **Arguments:** `name`. `mass`: M_sun. `times` (kpc s/km, 0 today), `positions` (kpc) and `velocities`
-    (km/s),
-    galactocentric with the Sun at phi = 0 on the positive x axis.
+    (km/s), three a time, galactocentric with the Sun at phi = 0 on the positive x axis.
     """
 
     name: str
@@ -46,6 +45,10 @@ class Satellite:
         object.__setattr__(self, "mass", positive(self.mass, "Msun", "mass"))
         for name, unit in (("times", "kpc s/km"), ("positions", "kpc"), ("velocities", "km/s")):
             object.__setattr__(self, name, plain(getattr(self, name), unit, name))
+        wanted = (np.size(self.times), 3)
+        for name in ("positions", "velocities"):
+            shape = getattr(self, name).shape
+            require(shape == wanted, f"{name} must be (len(times), 3) = {wanted}, but {shape} came")
 
     def passage(self, scale: Numbers = 1.0, indirect: bool = False) -> SatelliteOrbit:
         """The satellite as a perturbation with a Plummer body of `scale` kpc."""
@@ -74,10 +77,9 @@ class Satellite:
 class Encounter:
     """One crossing of the plane and the response it leaves (or would leave) near the Sun.
 
-    **Arguments:** `satellite`. `time_gyr`: 0 today. `radius`: of the impact (kpc). `speed`: km/s.
-    `distance`: of
-    the impact from the stars (kpc). `bending`, `breathing`: |f1 / f0| of n = 1 and n = 2. `per_1e9`: bending
-    for a mass of 1e9 M_sun. `penetrating`: the track comes within 1 kpc of the stars.
+    **Arguments:** `satellite`. `time_gyr`: 0 today. `radius`: of the impact (kpc). `speed`: km/s. `distance`:
+    of the impact from the stars (kpc). `bending`, `breathing`: |f1 / f0| of n = 1 and n = 2. `per_1e9`:
+    bending for a mass of 1e9 M_sun. `penetrating`: the track comes within 1 kpc of the stars.
     """
 
     satellite: str
@@ -116,9 +118,9 @@ def milky_way_satellites(
     """Orbits of Milky Way satellites from the phase-space points that ship with galpy.
 
     **Arguments:** `names`: satellites; those of `MASSES` if `None`. Only names of the shipped table are
-    taken:
-    nothing is looked up on the network. `potential`: a galpy potential; MWPotential2014 if `None`. `masses`:
-    M_sun by name, over the defaults. `times`: from, to in Gyr, 0 is today. `samples`: points of each track.
+    taken: nothing is looked up on the network. `potential`: a galpy potential; MWPotential2014 if `None`.
+    `masses`: M_sun by name, over the defaults. `times`: from, to in Gyr, 0 is today. `samples`: points of
+    each track.
     **Raises:** `MissingExtra` without galpy; `JostleError` for an unknown name or one without a mass.
 
     >>> [s.name for s in milky_way_satellites(["Sgr"], times=(-0.1, 0.1), samples=21)]
@@ -181,10 +183,10 @@ def encounter_table(
     present place (a first estimate; the orbit integral does better). Future passages are listed as well.
 
     **Arguments:** `names`, `potential`, `masses`, `times` (Gyr): as for
-    [`milky_way_satellites`][jostle.disk.encounters.milky_way_satellites]. `disk`: whose stars answer; a
-    slab with
-    sigma_z = 23 km/s, h_z = 0.4 kpc if `None`. `R` (kpc), `phi`: where. `action`: I_z; h_z sigma_z if `None`.
-    `indirect`: subtract the acceleration of the whole galaxy, which a distant satellite mostly causes.
+    [`milky_way_satellites`][jostle.disk.encounters.milky_way_satellites]. `disk`: whose stars answer; a slab
+    with sigma_z = 23 km/s, h_z = 0.4 kpc if `None`. `R` (kpc), `phi`: where. `action`: I_z; h_z sigma_z if
+    `None`. `indirect`: subtract the acceleration of the whole galaxy, which a distant satellite mostly
+    causes.
 
     >>> table = encounter_table(["Sgr", "Willman1"], times=(-2, 0.1))
     >>> table.rows[0].satellite

@@ -1,5 +1,6 @@
 """Satellites: bodies, straight passages with their closed form, and passages on any orbit."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -78,9 +79,9 @@ class Passage(Perturbation):
         """Never: its profile is that of the closed form, which sums up the whole passage."""
         return False
 
+    @abstractmethod
     def position(self, t: float) -> Array:
         """Where it is at time t (kpc, galactocentric)."""
-        # every passage gives its own
 
     def mass_factor(self, t: float) -> float:
         """Its mass at time t in units of the body's."""

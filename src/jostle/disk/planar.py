@@ -34,10 +34,9 @@ class Actions:
 class EpicyclicActions:
     """Actions of near-circular orbits, radially epicyclic and vertically separable at the guiding radius.
 
-    R = R_c + X sin w_R, v_R = kappa X cos w_R, phi = w_phi + (2 Omega X / kappa R_c) cos w_R, I_R = kappa
-    X^2 / 2,
-    so that w_R = 0 at R = R_c moving outwards. The vertical tables stand on `radii` guiding radii; between
-    them actions are interpolated cubically (relative error near 1e-5 for 48 radii over 4-20 kpc).
+    R = R_c + X sin w_R, v_R = kappa X cos w_R, phi = w_phi + (2 Omega X / kappa R_c) cos w_R, I_R = kappa X^2
+    / 2, so that w_R = 0 at R = R_c moving outwards. The vertical tables stand on `radii` guiding radii;
+    between them actions are interpolated cubically (relative error near 1e-5 for 48 radii over 4-20 kpc).
 
     **Arguments:** `potential`: any. `R_min`, `R_max`: guiding radii covered (kpc). `radii`: how many tables.
     `z_max`: their reach (kpc).

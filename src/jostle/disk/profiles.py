@@ -3,12 +3,16 @@
 import itertools
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar
 
 import numpy as np
 from scipy.special import wofz
 
 from jostle.disk.units import Array, Numbers, positive
+
+# The nodes cost an eigenvalue problem, and every mode asks for them.
+_legendre = lru_cache(np.polynomial.legendre.leggauss)
 
 
 class Profile(ABC):
@@ -38,7 +42,7 @@ class Profile(ABC):
         low, high = self.window(t)
         if high <= low:
             return np.zeros(np.shape(omega), complex)
-        x, weights = np.polynomial.legendre.leggauss(nodes)
+        x, weights = _legendre(nodes)
         result = np.zeros(np.shape(omega), complex)
         edges = [low, *(b for b in self.breaks if low < b < high), high]
         for start, end in itertools.pairwise(edges):
@@ -74,8 +78,7 @@ class Impulse(Profile):
 class Gaussian(Profile):
     """T = (omega0 / sqrt(pi)) exp(-omega0^2 t^2), a pulse of unit area (or of height 1/sqrt(pi)).
 
-    K = exp(-i omega t) exp(-x^2) (1/2) [1 + erf(u - i x)] with u = omega0 t, x = omega / 2 omega0, written
-    with
+    K = exp(-i omega t) exp(-x^2) (1/2) [1 + erf(u - i x)] with u = omega0 t, x = omega / 2 omega0, written with
     the Faddeeva function so that neither slow pulses nor high modes overflow.
 
     **Arguments:** `omega0`: inverse duration (km/s/kpc); the pulse time is tau_P = sqrt(2) / omega0.

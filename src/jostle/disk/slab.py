@@ -13,8 +13,7 @@ def lateral_wave(
         f1_nk = -i psi_n [n Omega_z / sigma_z^2 - i k^2 t] exp(-i n Omega_z t) exp(-k^2 sigma^2 t^2 / 2).
 
     **Arguments:** `n`: vertical mode. `Omega`: Omega_z(I) (km/s/kpc). `sigma_z`, `sigma`: dispersions
-    (km/s). `k`:
-    rad/kpc. `t`: after the impulse (kpc s/km). `psi_n`: the coefficient of psi.
+    (km/s). `k`: rad/kpc. `t`: after the impulse (kpc s/km). `psi_n`: the coefficient of psi.
 
     >>> complex(lateral_wave(1, 1.0, 1.0, 1.5, 0.0, 0.0))
     -1j

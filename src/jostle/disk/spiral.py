@@ -8,8 +8,9 @@ import numpy as np
 
 from jostle.core.errors import JostleError, require
 from jostle.disk.adapters import as_potential
+from jostle.disk.distributions import PseudoIsothermal
 from jostle.disk.planar import EpicyclicActions
-from jostle.disk.potentials import milky_way
+from jostle.disk.potentials import Potential, milky_way
 from jostle.disk.response import REFUSE
 from jostle.disk.units import GYR, Array, Numbers, number, plain
 from jostle.disk.vertical import VerticalActions
@@ -29,10 +30,9 @@ class PhaseSpiral:
     factor sqrt(E_z) matches a uniform kick).
 
     **Arguments:** `arms`: 1 (bending) or 2 (breathing). `time`, `time_error`: winding time and its bootstrap
-    error, half the central 68 % (kpc s/km). `amplitude`: rms of f1 / f0. `phase`: of the ridge at the start (rad).
-    `power`: the
-    peak of P_n. `false_alarm`: chance of such a peak in noise. `stars`: how many. `R`: median radius (kpc).
-    `times`, `powers`: the curves P_1, P_2 of t. `labels`: what was assumed.
+    error, half the central 68 % (kpc s/km). `amplitude`: rms of f1 / f0. `phase`: of the ridge at the start
+    (rad). `power`: the peak of P_n. `false_alarm`: chance of such a peak in noise. `stars`: how many. `R`:
+    median radius (kpc). `times`, `powers`: the curves P_1, P_2 of t. `labels`: what was assumed.
     """
 
     arms: int
@@ -76,16 +76,12 @@ class PhaseSpiral:
         """Fit the spiral of stars at one place.
 
         **Arguments:** `z` (kpc), `vz` (km/s): stars. `R`: their (guiding) radii, or one for all (kpc).
-        `weights`:
-        of the stars, for selection. `potential`: any; our Milky Way if `None`. `t_max`: longest time searched
-        (kpc s/km). `generator`: of the bootstrap. `bootstraps`: how many. `points`: of the time grid;
-        chosen fine
-        enough if `None`. `confidence`: the false-alarm chance above which nothing is claimed. `force`:
-        answer in
-        spite of it, or beyond linear.
+        `weights`: of the stars, for selection. `potential`: any, or a disk, whose tables are then used again;
+        our Milky Way if `None`. `t_max`: longest time searched (kpc s/km). `generator`: of the bootstrap.
+        `bootstraps`: how many. `points`: of the time grid; chosen fine enough if `None`. `confidence`: the
+        false-alarm chance above which nothing is claimed. `force`: answer in spite of it, or beyond linear.
         **Raises:** `JostleError` if there is no significant spiral, if it peaks at the end of the search,
-        if the
-        time grid is too coarse for the frequencies at hand, or if the response is beyond linear.
+        if the time grid is too coarse for the frequencies at hand, or if the response is beyond linear.
 
         >>> from jostle.disk import IsothermalSlab, Kick, TestParticles
         >>> slab, draw = IsothermalSlab(0.4, 23.0), np.random.default_rng(1)
@@ -94,7 +90,7 @@ class PhaseSpiral:
         >>> spiral.arms, bool(abs(spiral.time - 0.4) < 4 * spiral.time_error)
         (1, True)
         """
-        model = milky_way() if potential is None else as_potential(potential)
+        model = _model(potential)
         height, speed = np.broadcast_arrays(plain(z, "kpc", "z").ravel(), plain(vz, "km/s", "vz").ravel())
         radius = np.broadcast_to(plain(R, "kpc", "R").ravel(), height.shape)
         share = np.ones(height.size) if weights is None else plain(weights, "", "weights").ravel()
@@ -104,6 +100,7 @@ class PhaseSpiral:
         require(longest > 0, "t_max must be positive")
         require(height.size >= 100, f"a spiral needs at least 100 stars, but {height.size} came")
         energy, Omega, w = _angles(model, radius, height, speed)
+        require(bool(np.ptp(Omega) > 0), "the stars must differ in vertical frequency, but all have the same")
         q = share * np.sqrt(energy)
         step = np.pi / 2 / (2 * np.ptp(Omega))  # the finer of the two modes, four points a turn
         need = int(np.ceil(longest / (step / 4))) + 1
@@ -185,16 +182,25 @@ class PhaseSpiral:
         return found
 
 
-def _angles(model: Any, R: Array, z: Array, vz: Array) -> tuple[Array, Array, Array]:
+def _model(potential: Any) -> PseudoIsothermal | Potential:
+    """A disk as it is, anything else as a potential."""
+    if potential is None:
+        return milky_way()
+    return potential if isinstance(potential, PseudoIsothermal) else as_potential(potential)
+
+
+def _angles(model: PseudoIsothermal | Potential, R: Array, z: Array, vz: Array) -> tuple[Array, Array, Array]:
     """(E_z, Omega, w) of the stars."""
+    disk = model if isinstance(model, PseudoIsothermal) else None
     require(bool(np.isfinite(z).all() and np.isfinite(vz).all()), "z and vz must be finite")
     if np.ptp(R) < 1e-6:
-        table = VerticalActions(model, float(R[0]))
+        table = VerticalActions(model, float(R[0])) if disk is None else disk.vertical(float(R[0]))
         J, Omega, w = table(z, vz)
         return table.radius_of(J) ** 2, Omega, w
     low, high = float(R.min()), float(R.max())
     span = max((high - low) * 0.02, 1e-3)
-    actions = EpicyclicActions(model, low - span, high + span, radii=max(8, int((high - low) / 0.3)))
+    potential = model if disk is None else disk.potential
+    actions = EpicyclicActions(potential, low - span, high + span, radii=max(8, int((high - low) / 0.3)))
     J, Omega, w = actions.at_radius(R, z, vz)
     return J * Omega, Omega, w
 

@@ -56,13 +56,10 @@ def read_stars(
 ) -> Stars:
     """Read stars from a `.csv`, `.fits` or `.parquet` file.
 
-    Two layouts are known: galactocentric columns R, phi, z, vR, vphi, vz (kpc, rad, km/s; R to vphi may
-    miss if z
-    and vz are there, then R = R0, phi = 0, vphi = v_sun's), or Gaia's ra, dec (deg), parallax (mas) or
-    distance
-    (kpc), pmra, pmdec (mas/yr), radial_velocity (km/s). Units written in the file win over these. Gaia
-    columns go
-    through astropy's Galactocentric frame; there the Sun is at x = -R0, here at phi = 0.
+    Two layouts are known: galactocentric columns R, phi, z, vR, vphi, vz (kpc, rad, km/s; R to vphi may miss
+    if z and vz are there, then R = R0, phi = 0, vphi = v_sun's), or Gaia's ra, dec (deg), parallax (mas) or
+    distance (kpc), pmra, pmdec (mas/yr), radial_velocity (km/s). Units written in the file win over these.
+    Gaia columns go through astropy's Galactocentric frame; there the Sun is at x = -R0, here at phi = 0.
 
     **Arguments:** `path`: the file. `R0`, `z_sun`: of the Sun (kpc). `v_sun`: its velocity towards the
     centre, in
@@ -148,7 +145,8 @@ def _galactocentric(
 
 
 def _finish(arrays: dict[str, Array], good: Array, dropped: dict[str, int], path: Any) -> Stars:
-    require(bool(good.any()), f"{path} has no usable row")
+    lost = ", ".join(f"{count} {reason}" for reason, count in dropped.items() if count) or "it is empty"
+    require(bool(good.any()), f"{path} has no usable row ({lost})")
     require(bool(np.all(arrays["R"][good] > 0)), f"{path}: R must be positive (kpc)")
     return Stars(*(np.array(arrays[k][good]) for k in _CYLINDRICAL), dropped)  # type: ignore
 

@@ -26,14 +26,20 @@ def plain(value: Numbers, unit: str, name: str) -> np.ndarray:
     """Give `value` as a float64 array in the room's units.
 
     **Arguments:** `value`: number, array or astropy Quantity. `unit`: the room's unit in astropy's spelling
-    (`"kpc"`, `"km/s"`, `"Msun"`, `"kpc s/km"`, `"km/(s kpc)"`, `"rad"`). `name`: the argument's name, for
-    the error.
+    (`"kpc"`, `"km/s"`, `"Msun"`, `"kpc s/km"`, `"km/(s kpc)"`, `"rad"`). `name`: the argument's name, for the
+    error.
     **Returns:** a new or shared float64 array (0-dimensional for a number); it may hold NaN.
     **Raises:** `JostleError` if a Quantity has another dimension or the value is no number.
 
     >>> float(plain(2, "kpc", "R"))
     2.0
     """
+    if isinstance(value, tuple | list) and any(hasattr(part, "to_value") for part in value):
+        require(
+            all(hasattr(part, "to_value") for part in value),
+            f"{name} must have units in all its parts or in none, but {value!r} came",
+        )
+        return np.stack([plain(part, unit, name) for part in value])
     if hasattr(value, "to_value") and hasattr(value, "unit"):
         units = optional("astropy.units", "disk")
         try:

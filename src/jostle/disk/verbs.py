@@ -101,7 +101,9 @@ def spiral(
         return Spiral(satellite_map(disk, "Sgr", mass, radius, phi, t, points))
     blow = _blow(perturber, kick, duration, radius, phi, distance, speed, mass)
     response = LinearResponse(disk, blow, GMCDiffusion() if clouds else None)
-    return Spiral(response.map(t, radius, phi, points=points))
+    found = response.map(t, radius, phi, points=points)
+    require(found.strength > 0, f"nothing has answered yet at time = {time:g} Myr: the blow falls at 0")
+    return Spiral(found)
 
 
 def _blow(
@@ -216,13 +218,10 @@ def date(
 ) -> dict:
     """Measure arms and winding time of the phase spiral in a table of stars.
 
-    **Arguments:** `stars`: CSV, FITS or Parquet; see [`read_stars`][jostle.disk.stars.read_stars].
-    `radius`: one
-    radius for all (kpc). `per_star`: take each star's own guiding radius instead. `longest`: of the search
-    (Myr).
-    `seed`: of the bootstrap. `points`: of the time grid. `force`: answer even where it is not significant
-    or not
-    linear.
+    **Arguments:** `stars`: CSV, FITS or Parquet; see [`read_stars`][jostle.disk.stars.read_stars]. `radius`:
+    one radius for all (kpc). `per_star`: take each star's own guiding radius instead. `longest`: of the
+    search (Myr). `seed`: of the bootstrap. `points`: of the time grid. `force`: answer even where it is not
+    significant or not linear.
     **Returns:** the measured figures.
     **Raises:** `JostleError` where the stars cannot tell.
     """
@@ -241,7 +240,7 @@ def date(
         sample.z,
         sample.vz,
         where,
-        potential=model,
+        potential=disk,
         t_max=longest * MYR,
         generator=np.random.default_rng(seed),
         points=points,
