@@ -113,7 +113,7 @@ def test_ablations_as_streams_are_ablations_one_by_one(net):
     result = ablation(net, NParity(), 3, neurons=[0, 5, 7], head=1, draws=2, steps=200)
     singly = ablation(ablate(net, []), NParity(), 3, neurons=[5], head=1, draws=2, steps=200)
     np.testing.assert_array_equal(result.accuracy[1], singly.accuracy[0])
-    from jostle.timescales.training import seeded
+    from jostle.timescales.starting import seeded
 
     by_copy = stream_accuracy(
         [ablate(net, [5])], NParity(), {3: 1}, generator=seeded(0, "input/1"), steps=200

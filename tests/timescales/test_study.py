@@ -8,15 +8,16 @@ import pytest
 from jostle import lab
 from jostle.lab.claims import judge
 from jostle.timescales import LeakyRNN, SingleHead, probes, study, train_curriculum
-from jostle.timescales.training import CurriculumRun
+from jostle.timescales.records import CurriculumRun
+from tests.timescales.test_training import Easy
 
 TINY = {
-    "hidden": 24,
+    "hidden": 16,
     "networks": 2,
     "max_N": 3,
-    "budget": 450,
+    "budget": 150,
     "batch": 32,
-    "patience": 50,
+    "patience": 25,
     "test_batches": 4,
     "measured": (2, 3),
     "samples": 800,
@@ -26,12 +27,13 @@ TINY = {
     "start_N": 2,
     "targets": (4,),
     "epochs": 1,
-    "epoch": 20,
+    "epoch": 10,
 }
 
 
 @pytest.mark.study
 def test_a_run_that_was_cut_off_ends_as_the_unbroken_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(study.Config, "memory_task", property(lambda config: Easy()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the series has")
         whole = lab.run("timescales", root=tmp_path / "a", **TINY)
@@ -39,19 +41,21 @@ def test_a_run_that_was_cut_off_ends_as_the_unbroken_one(tmp_path, monkeypatch):
 
         def cut(run: CurriculumRun, real=CurriculumRun.state):
             calls.append(run.steps)
-            if len(calls) == 5:
+            if len(calls) == 4:
                 raise KeyboardInterrupt
             return real(run)
 
-        monkeypatch.setattr(CurriculumRun, "state", cut)
-        monkeypatch.setattr("jostle.lab.runs.Stage.save", lambda stage, state: _always(stage, state))
-        with pytest.raises(KeyboardInterrupt):
-            lab.run("timescales", root=tmp_path / "b", **TINY)
-        monkeypatch.undo()
+        with monkeypatch.context() as broken:
+            broken.setattr(CurriculumRun, "state", cut)
+            broken.setattr("jostle.lab.runs.Stage.save", lambda stage, state: _always(stage, state))
+            with pytest.raises(KeyboardInterrupt):
+                lab.run("timescales", root=tmp_path / "b", **TINY)
         folder = next((tmp_path / "b" / "timescales").iterdir())
         again = lab.resume(folder)
     results = [json.loads((run.folder / "result.json").read_text())["metrics"] for run in (whole, again)]
     assert results[0] == results[1]
+    assert results[0]["probe_N"] >= 2  # it was nudged, too
+    assert calls[-1] == 100
     names = [figure["name"] for figure in json.loads((again.folder / "figures" / "figures.json").read_text())]
     assert names[:3] == ["learning", "forgetting", "timescales"]
     verdicts = {

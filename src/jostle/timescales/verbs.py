@@ -16,10 +16,11 @@ from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.measuring import network_timescales
 from jostle.timescales.perturbing import Kind, choose_neurons, perturbation_sweep
 from jostle.timescales.perturbing import ablation as run_ablation
+from jostle.timescales.records import CurriculumRun
 from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.snapshots import TASKS, Snapshot, TaskName
 from jostle.timescales.starting import replicas, seeded
-from jostle.timescales.training import CurriculumRun, train_curriculum
+from jostle.timescales.training import train_curriculum
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,6 @@ def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: 
         kind=kind,
         head=snapshot.head,
         draws=draws,
-        warmup=max(100, N),
         seed=seed,
     )
     return {
@@ -214,7 +214,6 @@ def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int 
         neurons=sorted({*fast, *slow}),
         head=snapshot.head,
         draws=draws,
-        warmup=max(100, N),
         seed=seed,
     )
     return {
