@@ -99,6 +99,24 @@ def test_robustness_must_be_significant(difference, p, verdict):
     assert found["C9"].verdict == "not-tested"
 
 
+@pytest.mark.parametrize(
+    ("multi", "single", "verdict"), [(8, 6, "holds"), (6, 6, "fails"), (0, 0, "not-tested")]
+)
+def test_who_learned_nothing_proves_nothing(multi, single, verdict):
+    same = {"steps": 900, "multi": multi, "single": [single, 2 if single else 0]}
+    assert judged({"task": "parity", "same_steps": same}, "quick")["C1"].verdict == verdict
+
+
+def test_robustness_is_judged_at_the_size_that_the_claim_names():
+    sizes = [0.0, 0.1, 0.46416, 1.0]
+    rows = {"single": [[1, 1, 0.6, 0], [1, 1, 0.7, 0], [1, 1, 0.65, 0]], "multi": [[1, 0, 0.9, 0]] * 3}
+    part = {name: {"sizes": sizes, "networks": networks} for name, networks in rows.items()}
+    found = probes.robustness({"weights": part, "tau_abs": part})
+    assert found["weights"]["single vs multi"]["difference"] == pytest.approx(-0.25)
+    assert found["weights"]["single vs multi"]["p"] < 0.05
+    assert found["tau_abs"]["single vs multi"] == {"difference": 1.0, "p": 0.0}
+
+
 def test_claims_on_other_cells_and_tasks():
     metrics = {
         "task": "dms",

@@ -58,6 +58,8 @@ def _fewer_steps(m: Metrics) -> Finding:
     if m["task"] != "parity":
         return None
     same = m["same_steps"]
+    if max(same["multi"], *same["single"]) == 0:  # nobody has learned anything yet
+        return None
     text = (
         f"at {same['steps']} steps all multi-head networks passed N = {same['multi']}, "
         f"single-head {', '.join(map(str, same['single']))}"

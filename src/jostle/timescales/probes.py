@@ -205,7 +205,9 @@ def robustness(swept: dict[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for kind, size in NAMED.items():
         at = int(np.abs(np.array(next(iter(swept[kind].values()))["sizes"]) - size).argmin())
-        pairs = compare({name: np.array(part["networks"])[:, at] for name, part in swept[kind].items()})
+        pairs = compare(
+            {n: [np.array(row[at : at + 1]) for row in part["networks"]] for n, part in swept[kind].items()}
+        )
         found[kind] = {
             " vs ".join(pair.conditions): {"difference": pair.difference, "p": pair.p} for pair in pairs
         }
