@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from jostle.core.errors import JostleError
 from jostle.timescales import (
@@ -199,6 +200,9 @@ def test_networks_are_the_samples_unless_pooled():
     exact = compare({"a": [[0.0], [0.1], [0.2]], "b": [[1.0], [1.1], [1.2]]}, test="permutation")[0]
     assert exact.p == pytest.approx(0.1)
     assert compare({"a": [[1.0], [1.0]], "b": [[1.0], [1.0]]})[0].p == 1.0
+    x, y = np.array([0.1, 0.4, 0.2]), np.array([0.5, 0.9, 0.8, 0.6])
+    welch = compare({"x": list(x), "y": list(y)})[0].p
+    assert welch == pytest.approx(stats.ttest_ind(x, y, equal_var=False).pvalue, rel=1e-12)
     with pytest.raises(JostleError, match="two samples"):
         compare({"a": [[1.0]], "b": [[1.0], [2.0]]})
 

@@ -107,6 +107,17 @@ def test_who_learned_nothing_proves_nothing(multi, single, verdict):
     assert judged({"task": "parity", "same_steps": same}, "quick")["C1"].verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("last", "verdict"), [({15: 4.0}, "holds"), ({15: 2.0}, "fails"), ({}, "not-tested")]
+)
+def test_growth_of_tau_net_needs_a_later_point_of_both(last, verdict):
+    def points(means):
+        return [{"network": 0.0, "N": float(N), "tau_net_mean": mean} for N, mean in means.items()]
+
+    metrics = {"timescales": {"multi": points({5: 2.2, 15: 4.3}), "single": points({2: 2.0, 5: 2.2, **last})}}
+    assert judged(metrics, "gpu")["C5"].verdict == verdict
+
+
 def test_robustness_is_judged_at_the_size_that_the_claim_names():
     sizes = [0.0, 0.1, 0.46416, 1.0]
     rows = {"single": [[1, 1, 0.6, 0], [1, 1, 0.7, 0], [1, 1, 0.65, 0]], "multi": [[1, 0, 0.9, 0]] * 3}

@@ -89,6 +89,8 @@ def _slower_networks(m: Metrics) -> Finding:
     spans = {}
     for name in ("single", "multi"):
         last = int(max(row["N"] for row in m["timescales"][name]))
+        if last <= 5:  # nothing to compare the first point with
+            return None
         spans[name] = _at(m, name, "tau_net_mean", 5), _at(m, name, "tau_net_mean", last), last
     text = "; ".join(f"{n}: {a:.2f} at N = 5, {b:.2f} at N = {N}" for n, (a, b, N) in spans.items())
     return text, all(after > before for before, after, _ in spans.values())
