@@ -198,6 +198,22 @@ def test_a_network_that_diverges_stops_at_its_last_good_weights():
     assert all(torch.equal(a, b) for a, b in zip(before, bad.state_dict().values(), strict=True))
 
 
+def test_an_optimiser_of_the_users_own_may_have_groups():
+    net, same_net = replicas(make(), 2)
+    same_net.load_state_dict(net.state_dict())
+
+    def grouped(parameters):
+        fast, slow = {"params": parameters[:2], "lr": 0.05}, {"params": parameters[2:], "lr": 0.05}
+        return torch.optim.SGD([fast, slow], lr=1.0)
+
+    def plainly(parameters):
+        return torch.optim.SGD(parameters, lr=0.05)
+
+    for one, optimiser in ((net, grouped), (same_net, plainly)):
+        train_curriculum([one], NParity(), MultiHead(), optimiser=optimiser, clip=0.05, max_steps=10, **SHORT)
+    assert same(net, same_net)
+
+
 def test_a_spent_budget_leaves_an_honest_table():
     run = train_curriculum(replicas(make(), 1), NParity(), MultiHead(), seconds=0.0, **SHORT)
     assert run.steps == 1

@@ -37,7 +37,7 @@ class Learner:
     @property
     def parameters(self) -> list[nn.Parameter]:
         """What the optimiser trains."""
-        return self.optimiser.param_groups[0]["params"]
+        return [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the network's parameters, on the processor."""
