@@ -313,8 +313,9 @@ def _check_target(function: Callable[..., Any], path: Path) -> None:
     """Before the work, not after it: where its result cannot go."""
     made = typing.get_type_hints(inspect.unwrap(function)).get("return")
     suffix = getattr(made, "suffix", ".json")
-    if not hasattr(made, "savefig") and path.suffix != suffix:
-        raise JostleError(f"out must end in {suffix} for this verb, but {path.name} came")
+    known = (suffix,) if isinstance(suffix, str) else suffix
+    if not hasattr(made, "savefig") and path.suffix not in known:
+        raise JostleError(f"out must end in {' or '.join(known)} for this verb, but {path.name} came")
     if not path.absolute().parent.is_dir():
         raise JostleError(f"out names a folder that does not exist: {path.absolute().parent}")
 

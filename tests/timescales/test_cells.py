@@ -176,7 +176,7 @@ def test_one_time_constant_can_be_shared():
 def test_longer_sequences_than_a_block_have_the_gradients_of_the_textbook(double, monkeypatch, placement):
     from jostle.timescales import scan as module
 
-    monkeypatch.setattr(module, "_BLOCK", 4)
+    monkeypatch.setattr(module, "_block", lambda state: 4)
     nets = [LeakyRNN(5, placement=placement, tau=(1.0, 3.0), generator=generator(i)) for i in range(2)]
     x = torch.bernoulli(torch.full((2, 3, 11), 0.5), generator=generator(2))
     starts = torch.stack([net.initial_state(3, generator(3 + i)) for i, net in enumerate(nets)])

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from scipy import stats
 
 from jostle.core.errors import JostleError
 from jostle.timescales import (
@@ -113,7 +114,7 @@ def test_ablations_as_streams_are_ablations_one_by_one(net):
     result = ablation(net, NParity(), 3, neurons=[0, 5, 7], head=1, draws=2, steps=200)
     singly = ablation(ablate(net, []), NParity(), 3, neurons=[5], head=1, draws=2, steps=200)
     np.testing.assert_array_equal(result.accuracy[1], singly.accuracy[0])
-    from jostle.timescales.training import seeded
+    from jostle.timescales.starting import seeded
 
     by_copy = stream_accuracy(
         [ablate(net, [5])], NParity(), {3: 1}, generator=seeded(0, "input/1"), steps=200
@@ -199,6 +200,9 @@ def test_networks_are_the_samples_unless_pooled():
     exact = compare({"a": [[0.0], [0.1], [0.2]], "b": [[1.0], [1.1], [1.2]]}, test="permutation")[0]
     assert exact.p == pytest.approx(0.1)
     assert compare({"a": [[1.0], [1.0]], "b": [[1.0], [1.0]]})[0].p == 1.0
+    x, y = np.array([0.1, 0.4, 0.2]), np.array([0.5, 0.9, 0.8, 0.6])
+    welch = compare({"x": list(x), "y": list(y)})[0].p
+    assert welch == pytest.approx(stats.ttest_ind(x, y, equal_var=False).pvalue, rel=1e-12)
     with pytest.raises(JostleError, match="two samples"):
         compare({"a": [[1.0]], "b": [[1.0], [2.0]]})
 

@@ -8,15 +8,16 @@ import pytest
 from jostle import lab
 from jostle.lab.claims import judge
 from jostle.timescales import LeakyRNN, SingleHead, probes, study, train_curriculum
-from jostle.timescales.training import CurriculumRun
+from jostle.timescales.records import CurriculumRun
+from tests.timescales.test_training import Easy
 
 TINY = {
-    "hidden": 24,
+    "hidden": 16,
     "networks": 2,
     "max_N": 3,
-    "budget": 450,
+    "budget": 150,
     "batch": 32,
-    "patience": 50,
+    "patience": 25,
     "test_batches": 4,
     "measured": (2, 3),
     "samples": 800,
@@ -26,12 +27,13 @@ TINY = {
     "start_N": 2,
     "targets": (4,),
     "epochs": 1,
-    "epoch": 20,
+    "epoch": 10,
 }
 
 
 @pytest.mark.study
 def test_a_run_that_was_cut_off_ends_as_the_unbroken_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(study.Config, "memory_task", property(lambda config: Easy()))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the series has")
         whole = lab.run("timescales", root=tmp_path / "a", **TINY)
@@ -39,19 +41,21 @@ def test_a_run_that_was_cut_off_ends_as_the_unbroken_one(tmp_path, monkeypatch):
 
         def cut(run: CurriculumRun, real=CurriculumRun.state):
             calls.append(run.steps)
-            if len(calls) == 5:
+            if len(calls) == 4:
                 raise KeyboardInterrupt
             return real(run)
 
-        monkeypatch.setattr(CurriculumRun, "state", cut)
-        monkeypatch.setattr("jostle.lab.runs.Stage.save", lambda stage, state: _always(stage, state))
-        with pytest.raises(KeyboardInterrupt):
-            lab.run("timescales", root=tmp_path / "b", **TINY)
-        monkeypatch.undo()
+        with monkeypatch.context() as broken:
+            broken.setattr(CurriculumRun, "state", cut)
+            broken.setattr("jostle.lab.runs.Stage.save", lambda stage, state: _always(stage, state))
+            with pytest.raises(KeyboardInterrupt):
+                lab.run("timescales", root=tmp_path / "b", **TINY)
         folder = next((tmp_path / "b" / "timescales").iterdir())
         again = lab.resume(folder)
     results = [json.loads((run.folder / "result.json").read_text())["metrics"] for run in (whole, again)]
     assert results[0] == results[1]
+    assert results[0]["probe_N"] >= 2  # it was nudged, too
+    assert calls[-1] == 100
     names = [figure["name"] for figure in json.loads((again.folder / "figures" / "figures.json").read_text())]
     assert names[:3] == ["learning", "forgetting", "timescales"]
     verdicts = {
@@ -93,6 +97,35 @@ def test_robustness_must_be_significant(difference, p, verdict):
     assert found["C8"].verdict == verdict
     assert f"p = {p}" in found["C8"].measured
     assert found["C9"].verdict == "not-tested"
+
+
+@pytest.mark.parametrize(
+    ("multi", "single", "verdict"), [(8, 6, "holds"), (6, 6, "fails"), (0, 0, "not-tested")]
+)
+def test_who_learned_nothing_proves_nothing(multi, single, verdict):
+    same = {"steps": 900, "multi": multi, "single": [single, 2 if single else 0]}
+    assert judged({"task": "parity", "same_steps": same}, "quick")["C1"].verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("last", "verdict"), [({15: 4.0}, "holds"), ({15: 2.0}, "fails"), ({}, "not-tested")]
+)
+def test_growth_of_tau_net_needs_a_later_point_of_both(last, verdict):
+    def points(means):
+        return [{"network": 0.0, "N": float(N), "tau_net_mean": mean} for N, mean in means.items()]
+
+    metrics = {"timescales": {"multi": points({5: 2.2, 15: 4.3}), "single": points({2: 2.0, 5: 2.2, **last})}}
+    assert judged(metrics, "gpu")["C5"].verdict == verdict
+
+
+def test_robustness_is_judged_at_the_size_that_the_claim_names():
+    sizes = [0.0, 0.1, 0.46416, 1.0]
+    rows = {"single": [[1, 1, 0.6, 0], [1, 1, 0.7, 0], [1, 1, 0.65, 0]], "multi": [[1, 0, 0.9, 0]] * 3}
+    part = {name: {"sizes": sizes, "networks": networks} for name, networks in rows.items()}
+    found = probes.robustness({"weights": part, "tau_abs": part})
+    assert found["weights"]["single vs multi"]["difference"] == pytest.approx(-0.25)
+    assert found["weights"]["single vs multi"]["p"] < 0.05
+    assert found["tau_abs"]["single vs multi"] == {"difference": 1.0, "p": 0.0}
 
 
 def test_claims_on_other_cells_and_tasks():

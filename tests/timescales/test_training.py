@@ -91,7 +91,7 @@ def test_heads_run_out_at_the_ceiling():
 
 def test_the_gate_is_strict():
     run = train_curriculum(
-        replicas(make(), 1), Easy(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=400
+        replicas(make(), 1), Easy(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=250
     )
     assert max(row["accuracy"] for row in run.rows) == 1.0
     assert not any(row["passed"] for row in run.rows)
@@ -111,8 +111,8 @@ class HalfHard(NParity):
 @pytest.mark.parametrize(("hard", "gate", "passes"), [(3, 0.7, False), (2, 0.8, False), (2, 0.7, True)])
 def test_the_gate_asks_for_the_newest_and_for_the_mean(hard, gate, passes):
     run = train_curriculum(
-        replicas(make(2), 1), HalfHard(hard=hard), MultiHead(added=2), batch=64, steps=300, test_batches=8,
-        gate=gate, max_steps=300,
+        replicas(make(2), 1), HalfHard(hard=hard), MultiHead(added=2), batch=64, steps=200, test_batches=8,
+        gate=gate, max_steps=200,
     )  # fmt: skip
     row = run.rows[-1]
     if hard == 3:
@@ -150,15 +150,15 @@ def test_a_replica_alone_is_the_replica_in_company(monkeypatch, side_by_side):
 def test_tests_side_by_side_pass_the_same_gates(monkeypatch):
     """As on a GPU: other draws of the same test, and the same course of stages."""
     solved = []
-    for at_once in (False, True):
-        monkeypatch.setattr(training, "_side_by_side", lambda network, at_once=at_once: at_once)
+    for on_gpu in (False, True):
+        monkeypatch.setattr(training, "_on_gpu", lambda network, on_gpu=on_gpu: on_gpu)
         run = train_curriculum(
-            replicas(make(3), 2), Easy(), [MultiHead(), SingleHead()], batch=64, steps=50, test_batches=12,
-            max_N=4, max_steps=3000,
+            replicas(make(2), 2), Easy(), [MultiHead(), SingleHead()], batch=64, steps=40, test_batches=12,
+            max_N=3, max_steps=1500,
         )  # fmt: skip
         assert all(row["sequences"] == 64 * 12 for row in run.rows if row["passed"])
         solved.append([run.solved(0), run.solved(1)])
-    assert solved == [[4, 4], [4, 4]]
+    assert solved == [[3, 3], [3, 3]]
 
 
 @pytest.mark.parametrize("stop", [10, 40])
@@ -196,6 +196,22 @@ def test_a_network_that_diverges_stops_at_its_last_good_weights():
     run = train_curriculum([good, bad], NParity(), MultiHead(), optimiser=wild, max_steps=20, **SHORT)
     assert [learner.status for learner in run.learners] == ["learning", "diverged"]
     assert all(torch.equal(a, b) for a, b in zip(before, bad.state_dict().values(), strict=True))
+
+
+def test_an_optimiser_of_the_users_own_may_have_groups():
+    net, same_net = replicas(make(), 2)
+    same_net.load_state_dict(net.state_dict())
+
+    def grouped(parameters):
+        fast, slow = {"params": parameters[:2], "lr": 0.05}, {"params": parameters[2:], "lr": 0.05}
+        return torch.optim.SGD([fast, slow], lr=1.0)
+
+    def plainly(parameters):
+        return torch.optim.SGD(parameters, lr=0.05)
+
+    for one, optimiser in ((net, grouped), (same_net, plainly)):
+        train_curriculum([one], NParity(), MultiHead(), optimiser=optimiser, clip=0.05, max_steps=10, **SHORT)
+    assert same(net, same_net)
 
 
 def test_a_spent_budget_leaves_an_honest_table():

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from jostle.cli import main
 from jostle.core.errors import JostleError
-from jostle.timescales import LeakyRNN, Snapshot, measure, train
+from jostle.timescales import LeakyRNN, MemoryTask, NParity, Snapshot, measure, snapshots, train
 from jostle.timescales.verbs import ablation, drive, retrain, sweep
 
 
@@ -16,6 +17,80 @@ def recording(samples=20000):
 
     noise = np.random.default_rng(0).normal(size=(samples, 2))
     return np.stack([lfilter([1], [1, -np.exp(-1 / t)], noise[:, i]) for i, t in enumerate((4.0, 12.0))], 1)
+
+
+class Last(NParity):
+    """The last bit itself."""
+
+    def labels_in_time(self, bits, N):
+        return bits[:, N - 1 :].long()
+
+    labels = MemoryTask.labels
+
+
+@pytest.fixture
+def knows(monkeypatch):
+    monkeypatch.setitem(snapshots.TASKS, "parity", Last)
+    found = train(hidden=12, max_N=3, max_steps=600, patience=50, batch=64)
+    assert found.N == 3
+    return found
+
+
+def test_a_network_that_remembers_is_perturbed(knows):
+    found = sweep(knows, kind="tau_abs", draws=2)
+    assert list(found["relative"])[:2] == ["0", "0.001"]
+    assert found["relative"]["0"] == pytest.approx(1)
+    assert found["accuracy"] > 0.95
+    assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
+
+
+def test_the_shell_writes_what_the_verbs_make(tmp_path, capsys):
+    np.savetxt(tmp_path / "rates.csv", recording(5000), delimiter=",")
+    for name in ("units.csv", "units.json"):
+        assert (
+            main(["timescales", "measure", str(tmp_path / "rates.csv"), "--out", str(tmp_path / name)]) == 0
+        )
+    assert len((tmp_path / "units.csv").read_text().splitlines()) == 3
+    assert len(json.loads((tmp_path / "units.json").read_text())["units_table"]["tau"]) == 2
+    net = str(tmp_path / "net.safetensors")
+    how = ["--hidden", "6", "--max-steps", "4", "--patience", "2", "--batch", "8"]
+    assert main(["timescales", "train", *how, "--out", net]) == 0
+    drive = ["timescales", "drive", net, "--steps", "2500", "--trials", "2", "--max-lag", "40"]
+    assert main([*drive, "--out", str(tmp_path / "neurons.csv")]) == 0
+    assert len((tmp_path / "neurons.csv").read_text().splitlines()) == 7
+    assert "tau of unit.5" in capsys.readouterr().out
+    assert main(["timescales", "measure", str(tmp_path / "rates.csv"), "--out", "x.txt"]) == 2
+    assert ".csv or .json" in capsys.readouterr().err
+
+
+def test_a_network_of_the_users_own_is_probed_from_its_file(tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "import torch\nfrom jostle import timescales as ts\n"
+        "def net():\n    torch.manual_seed(0)\n    return ts.CellNetwork(torch.nn.GRUCell(1, 5), 5, 3)\n"
+        "def known():\n    return ts.Snapshot(net(), 'parity', 3, 1)\n"
+        "def other():\n    return 3\n"
+    )
+    seen = drive(Snapshot.load(f"{tmp_path}/mine.py:net"), steps=2500, trials=2, max_lag=40)
+    assert seen.numbers()["units"] == 5
+    knows = Snapshot.load(f"{tmp_path}/mine.py:known")
+    assert retrain(knows, target=4, epochs=1, steps=2, batch=8)["N"] == 3
+    with pytest.raises(JostleError, match="time constants"):
+        ablation(knows)
+    with pytest.raises(JostleError, match="only a LeakyRNN"):
+        knows.save(tmp_path / "mine.safetensors")
+    with pytest.raises(JostleError, match="must give a Snapshot"):
+        Snapshot.load(f"{tmp_path}/mine.py:other")
+
+
+def test_a_clock_is_not_a_unit(tmp_path):
+    x = recording(3000)
+    np.savetxt(
+        tmp_path / "timed.csv", np.c_[0.5 * np.arange(3000), x], delimiter=",", header="t,a,b", comments=""
+    )
+    np.savetxt(tmp_path / "plain.csv", x, delimiter=",")
+    with pytest.warns(UserWarning, match="clock"):
+        timed = measure(tmp_path / "timed.csv", max_lag=40)
+    np.testing.assert_array_equal(timed.fit.tau, measure(tmp_path / "plain.csv", max_lag=40).fit.tau)
 
 
 @pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv"])
@@ -45,13 +120,19 @@ def test_a_recording_is_measured_from_any_format(tmp_path, suffix):
 def test_files_that_are_no_recording_are_refused(tmp_path):
     np.savez(tmp_path / "two.npz", a=np.zeros(5), b=np.zeros(5))
     (tmp_path / "words.csv").write_text("a\nb\nc\n")
+    (tmp_path / "semicolons.csv").write_text("1;2\n3;4\n5;6\n")
+    (tmp_path / "empty.csv").write_text("")
+    np.save(tmp_path / "complex.npy", np.ones(500) * 1j)
     np.save(tmp_path / "objects.npy", np.array([{}]), allow_pickle=True)
     for name, word in [
         ("gone.npy", "could not read"),
         ("two.npz", "a, b"),
         ("rates.mat", "must end in"),
         ("objects.npy", "numeric array"),
-        ("words.csv", "NaN|longer"),
+        ("words.csv", "commas"),
+        ("semicolons.csv", "commas"),
+        ("empty.csv", "empty"),
+        ("complex.npy", "real"),
     ]:
         with pytest.raises(JostleError, match=word):
             measure(tmp_path / name)
@@ -71,9 +152,10 @@ def test_a_trained_network_is_kept_and_probed(tmp_path):
     with pytest.raises(JostleError, match="passed no N"):
         sweep(again)
     knows = Snapshot(again.network, "parity", 3, 1)
-    found = sweep(knows, kind="tau_abs", draws=2)
-    assert found["relative"][0] == pytest.approx(1)
-    assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
+    with pytest.raises(JostleError, match="at chance"):
+        sweep(knows, draws=2)
+    with pytest.raises(JostleError, match="at chance"):
+        ablation(knows, count=3, draws=2)
     seen = drive(again, steps=2500, trials=2, max_lag=40)
     assert seen.numbers()["units"] == 12
     seen.save(tmp_path / "units.csv")

@@ -46,8 +46,8 @@ class Config:
     measured: tuple[int, ...] = (2, 4, 6, 8)
     trials: int = 3
     samples: int = 4000
-    draws: int = 5
-    scored: int = 500
+    draws: int = 10
+    scored: int = 1000
     removed: int = 20
     start_N: int = 0
     targets: tuple[int, ...] = ()

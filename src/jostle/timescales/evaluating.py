@@ -25,7 +25,7 @@ def stream_accuracy(
     *,
     generator: torch.Generator,
     steps: int = 1000,
-    warmup: int = 100,
+    warmup: int | None = None,
     streams: int = 1,
     same_input: bool = True,
     silent: Sequence[int] | None = None,
@@ -35,7 +35,8 @@ def stream_accuracy(
     A network whose activity diverges gives no answers from there on, and is credited with chance, 1/2.
 
     **Arguments:** `networks`. `task`. `heads`: which head answers each N. `generator`: source of bits and
-    initial states. `steps`: scored, after `warmup` steps. `streams`: for each network. `same_input`: whether
+    initial states. `steps`: scored, after `warmup`
+    steps (default 100, or the largest N where that is more). `streams`: for each network. `same_input`: whether
     all networks hear the same bits from the same state, so that they differ in nothing else. `silent`: for
     one leaky network, neurons to miss, one at a time: as many copies of one stream, each without one of them.
     **Returns:** accuracies.
@@ -46,6 +47,7 @@ def stream_accuracy(
     >>> stream_accuracy([net], NParity(), {3: 0}, generator=torch.Generator().manual_seed(1)).shape
     (1, 1, 1)
     """
+    warmup = max(100, *heads) if warmup is None else warmup
     require(warmup >= max(heads), f"warmup must be at least N = {max(heads)}, but {warmup} came")
     require(
         silent is None or (len(networks) == 1 and streams == 1), "silent needs one network and one stream"

@@ -9,7 +9,7 @@ from jostle.lab.style import COLOURS, SEQUENTIAL, WIDTH, figure, house_style
 from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.measuring import NetworkTimescales
 from jostle.timescales.networks import MemoryNetwork
-from jostle.timescales.training import CurriculumRun
+from jostle.timescales.records import CurriculumRun
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

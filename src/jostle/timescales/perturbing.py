@@ -146,7 +146,7 @@ def perturbation_sweep(
     head: int = 0,
     draws: int = 10,
     steps: int = 1000,
-    warmup: int = 100,
+    warmup: int | None = None,
     seed: int = 0,
 ) -> Sweep:
     """Accuracy on N under perturbations of growing size.
@@ -167,10 +167,7 @@ def perturbation_sweep(
     rows = []
     for draw in range(draws):
         pushed = [perturb(network, kind, size, seeded(seed, f"{kind}/{draw}")) for size in wanted]
-        generator = seeded(seed, f"input/{draw}", network.head_weight.device)
-        rows.append(
-            stream_accuracy(pushed, task, {N: head}, generator=generator, steps=steps, warmup=warmup)[:, 0, 0]
-        )
+        rows.append(_scores(pushed, task, {N: head}, seed, draw, steps, warmup))
     return Sweep(kind, wanted, np.stack(rows, 1))
 
 
@@ -214,7 +211,7 @@ def ablation(
     mode: Literal["remove", "released", "readout"] = "remove",
     draws: int = 10,
     steps: int = 1000,
-    warmup: int = 100,
+    warmup: int | None = None,
     seed: int = 0,
 ) -> Ablation:
     """Accuracy on N without one neuron at a time.
@@ -233,41 +230,38 @@ def ablation(
     require(all(0 <= i < network.hidden for i in chosen), f"neurons must lie in 0 ... {network.hidden - 1}")
     base, rows = [], []
     for draw in range(draws):
-        # The same stream of random numbers each time: the networks differ by the missing neuron only.
-        def score(
-            networks: Sequence[MemoryNetwork], silent: Sequence[int] | None = None, draw: int = draw
-        ) -> Tensor:
-            generator = seeded(seed, f"input/{draw}", network.head_weight.device)
-            found = _same_stream(networks, task, {N: head}, generator, steps, warmup, silent)
-            return torch.as_tensor(found)
-
-        base.append(score([network])[0])
+        how = task, {N: head}, seed, draw, steps, warmup
+        base.append(_scores([network], *how)[0])
         if mode == "remove" and isinstance(network, LeakyRNN):
-            rows.append(score([network], chosen))
+            rows.append(_scores([network], *how, silent=chosen))
         else:
-            rows.append(score([ablate(network, [i], mode) for i in chosen]))
+            rows.append(_scores([ablate(network, [i], mode) for i in chosen], *how))
     tau = network.effective_tau.detach().cpu().double().numpy() if isinstance(network, LeakyRNN) else None
     return Ablation(
-        base=torch.stack(base).numpy(),
+        base=np.stack(base),
         neurons=tuple(chosen),
         tau=np.full(len(chosen), np.nan) if tau is None else tau[chosen],
-        accuracy=torch.stack(rows, 1).numpy(),
+        accuracy=np.stack(rows, 1),
     )
 
 
-def _same_stream(
+def _scores(
     networks: Sequence[MemoryNetwork],
     task: MemoryTask,
     heads: Mapping[int, int],
-    generator: torch.Generator,
+    seed: int,
+    draw: int,
     steps: int,
-    warmup: int,
-    silent: Sequence[int] | None,
+    warmup: int | None,
+    silent: Sequence[int] | None = None,
 ) -> Array:
+    """One accuracy a network, or a silent neuron; all hear the input of this draw, so they differ in nothing
+    else."""
+    generator = seeded(seed, f"input/{draw}", networks[0].head_weight.device)
     found = stream_accuracy(
         networks, task, heads, generator=generator, steps=steps, warmup=warmup, silent=silent
     )
-    return found[0, :, 0] if silent is not None else found[:, 0, 0]
+    return found[..., 0].ravel()
 
 
 def _push_weights(weight: Tensor, kind: str, size: float, generator: torch.Generator) -> None:

@@ -7,15 +7,19 @@ from typing import Any
 import numpy as np
 import torch
 
+from jostle.timescales.comparing import compare
 from jostle.timescales.conditions import PLANS, Config
 from jostle.timescales.evaluating import stream_accuracy
 from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.measuring import NetworkTimescales, network_timescales
 from jostle.timescales.networks import MemoryNetwork
 from jostle.timescales.perturbing import ablation, choose_neurons, perturbation_sweep
+from jostle.timescales.records import CurriculumRun
 from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.tasks import MemoryTask
-from jostle.timescales.training import CurriculumRun
+
+NAMED = {"weights": 0.464, "tau_abs": 0.1}
+"""The relative sizes at which the claims on robustness are judged: those of the paper's figures that they quote."""
 
 Draws = Callable[..., torch.Generator]
 """Gives the generator of a name, on a device."""
@@ -164,14 +168,9 @@ def _driven(
     return network_timescales(net, task, generator=generator, steps=config.samples, trials=config.trials)
 
 
-def _scoring(config: Config, N: int, network: int) -> dict[str, Any]:
-    """How the accuracy of a network on N is scored."""
-    return {
-        "draws": config.draws,
-        "steps": config.scored,
-        "warmup": max(100, N),
-        "seed": config.seed + network,
-    }
+def _scoring(config: Config, network: int) -> dict[str, Any]:
+    """How the accuracy of a network is scored."""
+    return {"draws": config.draws, "steps": config.scored, "seed": config.seed + network}
 
 
 def sweeps(
@@ -187,7 +186,7 @@ def sweeps(
         found[kind] = {}
         for name, group in nets.items():
             sweeps = [
-                perturbation_sweep(net, task, N, kind=kind, head=heads[name], **_scoring(config, N, i))
+                perturbation_sweep(net, task, N, kind=kind, head=heads[name], **_scoring(config, i))
                 for i, net in enumerate(group)
             ]
             rows = np.stack([sweep.relative.mean(1) for sweep in sweeps])
@@ -197,6 +196,21 @@ def sweeps(
                 "sd": rows.std(0, ddof=1).tolist() if len(rows) > 1 else [0.0] * rows.shape[1],
                 "networks": rows.tolist(),
             }
+    return found
+
+
+def robustness(swept: dict[str, Any]) -> dict[str, Any]:
+    """Pairs of conditions under a perturbation of the size that the claim names, by Welch's test with networks as
+    samples."""
+    found: dict[str, Any] = {}
+    for kind, size in NAMED.items():
+        at = int(np.abs(np.array(next(iter(swept[kind].values()))["sizes"]) - size).argmin())
+        pairs = compare(
+            {n: [np.array(row[at : at + 1]) for row in part["networks"]] for n, part in swept[kind].items()}
+        )
+        found[kind] = {
+            " vs ".join(pair.conditions): {"difference": pair.difference, "p": pair.p} for pair in pairs
+        }
     return found
 
 
@@ -221,7 +235,7 @@ def ablations(
                 "random": torch.randperm(net.hidden, generator=draws(f"random/{i}"))[:count].tolist(),
             }
             gone = sorted({n for chosen in sets.values() for n in chosen})
-            result = ablation(net, task, N, neurons=gone, head=heads[name], **_scoring(config, N, i))
+            result = ablation(net, task, N, neurons=gone, head=heads[name], **_scoring(config, i))
             for label, chosen in sets.items():
                 found[name][label].append(result.group(chosen))
     return found

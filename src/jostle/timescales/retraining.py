@@ -13,9 +13,10 @@ from jostle.core.errors import require
 from jostle.timescales.curricula import Direct
 from jostle.timescales.evaluating import stream_accuracy
 from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.records import CurriculumRun
 from jostle.timescales.starting import Optimiser, seeded, sgd
 from jostle.timescales.tasks import MemoryTask
-from jostle.timescales.training import CurriculumRun, train_curriculum
+from jostle.timescales.training import train_curriculum
 
 
 def retrain_generalisation(
@@ -76,8 +77,5 @@ def retrain_generalisation(
     rows = []
     for one, N in zip(copies, targets, strict=True):
         generator = seeded(seed, f"score/{N}", network.head_weight.device)
-        warmup = max(100, N)
-        rows.append(
-            stream_accuracy([one], task, {N: 0}, generator=generator, streams=draws, warmup=warmup)[0, :, 0]
-        )
+        rows.append(stream_accuracy([one], task, {N: 0}, generator=generator, streams=draws)[0, :, 0])
     return np.stack(rows)

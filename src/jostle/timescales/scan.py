@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 Nonlinearity = Literal["leaky_relu", "relu", "tanh", "sigmoid", "identity"]
 _aten = torch.ops.aten
-_BLOCK = 64  # steps whose drives, or whose gradients, are handled at once
+_CACHE = 2**18  # numbers that a processor keeps at hand
 
 
 class Folded(NamedTuple):
@@ -85,11 +85,12 @@ def _forward(
     if networks == 1:  # plain matrices: their product has no overhead of a batch
         across = across[0]
     add_product_ = _product(networks)
+    size = _block(start)
     before, *after = _each(states)
     for t, (new, value) in enumerate(zip(after, _each(values), strict=True)):
         n = networks if active is None else active[t]
-        if t % _BLOCK == 0:
-            torch.addcmul(c, inputs[t : t + _BLOCK, ..., :1], w, out=values[t : t + _BLOCK])
+        if t % size == 0:
+            torch.addcmul(c, inputs[t : t + size, ..., :1], w, out=values[t : t + size])
         if n < networks:
             new[n:] = before[n:]
             kept, before, value, moved, weights = new, before[:n], value[:n], new[:n], across[:n]
@@ -107,6 +108,11 @@ def _forward(
 def _each(steps: Tensor) -> tuple[Tensor, ...]:
     """One tensor a time step; of a single network, without the axis of networks."""
     return (steps[:, 0] if steps.shape[1] == 1 else steps).unbind(0)
+
+
+def _block(state: Tensor) -> int:
+    """How many steps to handle at once: what is written is read again before it leaves the cache."""
+    return 64 if state.device.type != "cpu" else min(64, max(4, _CACHE // state.numel()))
 
 
 def _product(networks: int) -> Callable[..., Tensor]:
@@ -142,15 +148,17 @@ class _Scan(torch.autograd.Function):
         alone, add_product_ = networks == 1, _product(networks)
         # A clone: the loop works in place, and the gradient that came belongs to autograd.
         total = torch.zeros_like(upstream[0]) if every else upstream.contiguous().clone()
-        d_matrix = torch.zeros_like(matrix)
-        deltas = torch.empty_like(values[:_BLOCK])
+        d_square, d_rows = matrix.new_zeros(networks, hidden, hidden), matrix.new_zeros(networks, 2, hidden)
+        sums = (d_square[0], d_rows[0]) if alone else (d_square, d_rows)
+        size = _block(total)
+        deltas = torch.empty_like(values[:size])
         d_leak = None if leak is None else torch.zeros_like(leak)
         square = matrix[0, :, :hidden] if alone else matrix[..., :hidden]
         grad = total[0] if alone else total
         places = _each(deltas)
         each = zip(_each(states[:-1]), _each(values), strict=True)
         for t, (before, value) in reversed(list(enumerate(each))):
-            delta = places[t % _BLOCK]
+            delta = places[t % size]
             n = networks if active is None else active[t]
             if every:
                 total += upstream[t]
@@ -168,12 +176,13 @@ class _Scan(torch.autograd.Function):
                 d_a += (here * (value - before)).sum(-2)
                 _back(torch.mul(here, a, out=delta), value, kind, slope, out=delta)
                 add_product_(here.mul_(1 - a), delta, weights)
-            if t % _BLOCK == 0:
-                block = slice(t, min(t + _BLOCK, len(values)))
-                over = _joined(deltas[: block.stop - t]).mT
-                d_matrix[..., :hidden] += over @ _joined(states[block])
+            if t % size == 0:
+                block = slice(t, min(t + size, len(values)))
+                over = _joined(deltas[: block.stop - t])
+                add_product_(sums[0], over.mT, _joined(states[block]))
                 # As rows: two columns would be a slow shape of product.
-                d_matrix[..., hidden:] += (_joined(inputs[block]).mT @ over.mT).mT
+                add_product_(sums[1], _joined(inputs[block]).mT, over)
+        d_matrix = torch.cat([d_square, d_rows.mT], -1)
         return d_matrix, d_leak, total, None, None, None, None, None
 
 

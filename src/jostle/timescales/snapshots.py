@@ -1,15 +1,17 @@
-"""A trained leaky network in a file: weights, settings, and what it was trained on."""
+"""A trained network in a file: weights, settings, and what it was trained on."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
-from jostle.core.errors import JostleError
+from jostle.core.errors import JostleError, require
 from jostle.files import write_tensors
 from jostle.timescales.leaky import LeakyRNN
+from jostle.timescales.networks import MemoryNetwork
 from jostle.timescales.tasks import NDMS, MemoryTask, NParity
+from jostle.zoo.networks import user_function
 from jostle.zoo.weights import require_finite
 
 TaskName = Literal["parity", "dms"]
@@ -19,20 +21,22 @@ _SETTINGS = ("placement", "nonlinearity", "slope", "bound", "substeps", "self_co
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A leaky network with the task it knows.
+    """A network with the task it knows.
 
-    **Arguments:** `network`. `task`: `"parity"` or `"dms"`. `N`: the largest N it passed, 0 for none. `head`:
-    the readout that answers it. `record`: numbers of its training.
+    **Arguments:** `network`: leaky, or any other. `task`: `"parity"` or `"dms"`. `N`: the largest N it
+    passed, 0 for none. `head`: the readout that answers it. `record`: numbers of its training.
 
     >>> Snapshot(LeakyRNN(4), "parity", 3, 0).numbers()["N"]
     3
     """
 
-    network: LeakyRNN
-    task: TaskName
-    N: int
-    head: int
+    network: MemoryNetwork
+    task: TaskName = "parity"
+    N: int = 0
+    head: int = 0
     record: Mapping[str, Any] = field(default_factory=dict)
+
+    suffix: ClassVar[str] = ".safetensors"
 
     def memory_task(self) -> MemoryTask:
         """The task, with its own law of inputs."""
@@ -40,20 +44,25 @@ class Snapshot:
 
     def numbers(self) -> dict[str, Any]:
         """What a person wants to know of it."""
-        tau = self.network.tau.detach()
-        return {
-            "task": self.task,
-            "N": self.N,
-            "hidden": self.network.hidden,
-            "tau_mean": float(tau.mean()),
-            "tau_max": float(tau.max()),
-            "radius": self.network.spectral_radius(),
-            **self.record,
-        }
+        net = self.network
+        found = {"task": self.task, "N": self.N, "hidden": net.hidden}
+        if isinstance(net, LeakyRNN):
+            tau = net.tau.detach()
+            found |= {
+                "tau_mean": float(tau.mean()),
+                "tau_max": float(tau.max()),
+                "radius": net.spectral_radius(),
+            }
+        return {**found, **self.record}
 
     def save(self, path: Path) -> None:
-        """Write it as safetensors."""
+        """Write it as safetensors.
+
+        **Raises:** `JostleError` if the network is not a `LeakyRNN`: only its settings are known.
+        """
         net = self.network
+        require(isinstance(net, LeakyRNN), f"only a LeakyRNN is saved, but a {type(net).__name__} came")
+        assert isinstance(net, LeakyRNN)
         about = {
             "hidden": net.hidden,
             "heads": net.heads,
@@ -66,11 +75,21 @@ class Snapshot:
         write_tensors(path, net.state_dict(), metadata)
 
     @classmethod
-    def load(cls, path: Path) -> "Snapshot":
-        """Read what `save` wrote.
+    def load(cls, path: str | Path) -> "Snapshot":
+        """Read what `save` wrote; or take what a function of yours gives, named `FILE.py:FUNCTION`: a `Snapshot`,
+        or a network.
 
         **Raises:** `JostleError` if the file is absent or something else.
         """
+        if ".py:" in str(path):
+            made = user_function(str(path), "snapshot")()
+            if isinstance(made, MemoryNetwork):
+                return cls(made)
+            kind = type(made).__name__
+            require(
+                isinstance(made, cls), f"{path} must give a Snapshot or a memory network, but a {kind} came"
+            )
+            return made
         from safetensors import SafetensorError, safe_open
 
         try:

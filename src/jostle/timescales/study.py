@@ -4,13 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from jostle.lab.runs import Run, Stage
 from jostle.lab.study import Study
 from jostle.timescales import figures, probes
 from jostle.timescales.claims import CLAIMS
-from jostle.timescales.comparing import compare
 from jostle.timescales.conditions import (
     PLANS,
     Condition,
@@ -20,9 +17,10 @@ from jostle.timescales.conditions import (
     main_conditions,
 )
 from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.records import CurriculumRun
 from jostle.timescales.starting import Optimiser, adam, replicas, sgd
 from jostle.timescales.tasks import MemoryTask
-from jostle.timescales.training import CurriculumRun, train_curriculum
+from jostle.timescales.training import train_curriculum
 
 QUICK = Config()
 GPU = Config(
@@ -39,8 +37,6 @@ GPU = Config(
     measured=(2, 5, 10, 15, 16, 20, 25, 30, 35, 40),
     trials=10,
     samples=20_000,
-    draws=10,
-    scored=1000,
     start_N=16,
     targets=(18, 22, 26, 30),
 )
@@ -142,15 +138,7 @@ def _nudge(
         for kind, found in swept.items()
     }
     if config.networks > 1:
-        metrics["robustness"] = {
-            kind: {
-                " vs ".join(pair.conditions): {"difference": pair.difference, "p": pair.p}
-                for pair in compare(
-                    {n: [np.array(row) for row in part["networks"]] for n, part in found.items()}
-                )
-            }
-            for kind, found in swept.items()
-        }
+        metrics["robustness"] = probes.robustness(swept)
     run.figure(
         "perturbation",
         figures.perturbation(swept),

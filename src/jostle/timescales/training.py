@@ -1,10 +1,8 @@
 """Train memory networks under a curriculum: many replicas side by side, each at a stage of its own."""
 
-import copy
 import time
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -14,129 +12,13 @@ from jostle.core.errors import require
 from jostle.timescales.curricula import Curriculum, Ns
 from jostle.timescales.leaky import LeakyRNN, fold
 from jostle.timescales.networks import MemoryNetwork
+from jostle.timescales.records import CurriculumRun, Learner
 from jostle.timescales.scan import scan
 from jostle.timescales.starting import Optimiser, seeded, sgd
 from jostle.timescales.tasks import MemoryTask
 
 _AT_ONCE = 10  # batches of a test that run side by side on a GPU
-
-
-@dataclass
-class Learner:
-    """One network on its way through a curriculum."""
-
-    network: MemoryNetwork
-    curriculum: Curriculum
-    optimiser: torch.optim.Optimizer
-    draws: torch.Generator
-    active: Ns
-    status: str = "learning"
-    clipped: Tensor = field(default_factory=lambda: torch.zeros(()))
-    kept: dict[int, dict[str, Tensor]] = field(default_factory=dict)
-    last: dict[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def heads(self) -> list[int]:
-        """The heads that answer the active Ns."""
-        return [self.curriculum.head(N, self.active) for N in self.active]
-
-    def weights(self) -> dict[str, Tensor]:
-        """A copy of the network's parameters, on the processor."""
-        return {name: value.detach().cpu().clone() for name, value in self.network.state_dict().items()}
-
-
-@dataclass
-class CurriculumRun:
-    """Networks in training, and all that was recorded of them.
-
-    `rows` holds one record for each test: network, newest N, steps, seconds, accuracy of the newest N and of
-    the mean over active heads (on the sequences that were needed to decide), whether the gate was passed,
-    mean, SD and maximum of the raw and mean of the effective time constants, the share of neurons at or below
-    the bound (with the faithful clamp those below it are stuck), the share of steps whose gradient was
-    clipped, and the spectral radius where a gate was passed.
-    """
-
-    learners: list[Learner]
-    task: MemoryTask
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    steps: int = 0
-    seconds: float = 0.0
-    lengths: torch.Generator = field(default_factory=torch.Generator)
-
-    @property
-    def networks(self) -> list[MemoryNetwork]:
-        """The networks as they are now."""
-        return [learner.network for learner in self.learners]
-
-    def solved(self, network: int = 0) -> int:
-        """The largest N that a network has passed; 0 if none."""
-        return max((row["N"] for row in self.rows if row["network"] == network and row["passed"]), default=0)
-
-    def steps_to(self, N: int, network: int = 0) -> int | None:
-        """The step at which a network passed N, or `None`."""
-        passed = [r["steps"] for r in self.rows if r["network"] == network and r["passed"] and r["N"] >= N]
-        return min(passed, default=None)
-
-    def checkpoint(self, N: int, network: int = 0) -> MemoryNetwork:
-        """A copy of a network as it was when it passed N.
-
-        **Raises:** `JostleError` if it did not, or that checkpoint was not kept.
-        """
-        learner = self.learners[network]
-        kept = ", ".join(map(str, learner.kept)) or "none"
-        require(N in learner.kept, f"network {network} has no checkpoint of N = {N}; there are: {kept}")
-        network_copy = copy.deepcopy(learner.network)
-        network_copy.load_state_dict(learner.kept[N])
-        return network_copy
-
-    def table(self) -> dict[str, list[Any]]:
-        """The record as columns, ready for `pandas.DataFrame(run.table())`."""
-        return {name: [row[name] for row in self.rows] for name in (self.rows[0] if self.rows else ())}
-
-    def state(self) -> dict[str, Any]:
-        """All that a resumed training needs: tensors, numbers, strings, and lists and dicts of these."""
-        return {
-            "task": self.task.name,
-            "steps": self.steps,
-            "seconds": self.seconds,
-            "rows": self.rows,
-            "lengths": self.lengths.get_state(),
-            "learners": [
-                {
-                    "about": _about(learner),
-                    "network": learner.network.state_dict(),
-                    "optimiser": learner.optimiser.state_dict(),
-                    "draws": learner.draws.get_state(),
-                    "active": list(learner.active),
-                    "status": learner.status,
-                    "clipped": learner.clipped,
-                    "kept": learner.kept,
-                    "last": learner.last,
-                }
-                for learner in self.learners
-            ],
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take up what `state` returned.
-
-        **Raises:** `JostleError` if it belongs to another task, curriculum or kind of network.
-        """
-        require(
-            state["task"] == self.task.name,
-            f"resume holds a training on {state['task']}, but the task is {self.task.name}",
-        )
-        wanted, came = [_about(learner) for learner in self.learners], [r["about"] for r in state["learners"]]
-        require(wanted == came, f"resume holds the networks {came}, but {wanted} are to be trained")
-        self.steps, self.seconds, self.rows = state["steps"], state["seconds"], list(state["rows"])
-        self.lengths.set_state(state["lengths"])
-        for learner, record in zip(self.learners, state["learners"], strict=True):
-            learner.network.load_state_dict(record["network"])
-            learner.optimiser.load_state_dict(record["optimiser"])
-            learner.draws.set_state(record["draws"])
-            learner.active, learner.status = tuple(record["active"]), record["status"]
-            learner.clipped = record["clipped"].to(learner.clipped)
-            learner.kept, learner.last = dict(record["kept"]), record["last"]
+_SMALL = 200  # neurons of networks that train side by side on a processor, too
 
 
 def train_curriculum(
@@ -223,13 +105,6 @@ def train_curriculum(
     return run
 
 
-def _about(learner: Learner) -> str:
-    network = learner.network
-    placement = f", {network.placement}, {network.nonlinearity}" if isinstance(network, LeakyRNN) else ""
-    kind = f"{type(network).__name__}({network.hidden}, {network.heads} heads{placement})"
-    return f"{kind} by {learner.curriculum}"
-
-
 def _check_heads(learner: Learner, max_N: int | None) -> None:
     """Refuse at the door a network that lacks a head it will need."""
     active: Ns | None = learner.active
@@ -255,11 +130,12 @@ def _step(run: CurriculumRun, learners: list[Learner], batch: int, clip: float) 
         for learner, final, (_, labels) in zip(group, units, data, strict=True):
             logits.append(learner.network.readout(final, learner.heads).flatten(0, 1))
             answers.append(labels.flatten())
-            learner.optimiser.zero_grad(set_to_none=True)
+            for parameter in learner.parameters:
+                parameter.grad = None
     # A sum over networks and heads of the mean over the batch.
     (nn.functional.cross_entropy(torch.cat(logits), torch.cat(answers), reduction="sum") / batch).backward()
     for learner in learners:
-        norm = nn.utils.clip_grad_norm_([p for p in learner.network.parameters() if p.grad is not None], clip)
+        norm = nn.utils.clip_grad_norm_(learner.parameters, clip)
         learner.clipped += norm.detach() > clip
         learner.optimiser.step()
 
@@ -284,11 +160,15 @@ def _final_units(group: list[Learner], xs: list[Tensor], k: float) -> Iterator[T
 
 
 def _side_by_side(network: MemoryNetwork) -> bool:
-    """Whether to run several as one: a GPU waits longer for its next small product than the product takes.
+    """Whether to train several as one: where starting a product takes long beside the product itself.
 
-    On a processor one product fills the caches by itself.
+    On a processor one product of large networks fills the caches by itself.
     """
-    return isinstance(network, LeakyRNN) and network.bias.device.type != "cpu"
+    return isinstance(network, LeakyRNN) and (_on_gpu(network) or network.hidden <= _SMALL)
+
+
+def _on_gpu(network: MemoryNetwork) -> bool:
+    return network.head_weight.device.type != "cpu"
 
 
 def _groups(learners: list[Learner]) -> list[list[Learner]]:
@@ -321,7 +201,7 @@ def _test(
     ones = torch.zeros_like(right)
     while finite and seen < total:
         # One batch shows most failures; the rest of a test runs side by side where that is faster.
-        count = min(_AT_ONCE, (total - seen) // batch) if seen and _side_by_side(network) else 1
+        count = min(_AT_ONCE, (total - seen) // batch) if seen and _on_gpu(network) else 1
         data = [run.task.sample(batch, learner.active, learner.draws) for _ in range(count)]
         data.sort(key=lambda pair: -pair[0].shape[1])
         units = _final_units([learner] * count, [x for x, _ in data], 0.0)

@@ -1,9 +1,10 @@
 """What the command line offers: fit a recording, train a network, and probe it."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,10 +18,13 @@ from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.measuring import network_timescales
 from jostle.timescales.perturbing import Kind, choose_neurons, perturbation_sweep
 from jostle.timescales.perturbing import ablation as run_ablation
+from jostle.timescales.records import CurriculumRun
 from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.snapshots import TASKS, Snapshot, TaskName
 from jostle.timescales.starting import replicas, seeded
-from jostle.timescales.training import CurriculumRun, train_curriculum
+from jostle.timescales.training import train_curriculum
+
+_FEW = 12  # units that are listed one by one
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,8 @@ class RecordingTimescales:
     fit: TimescaleFit
     curves: Autocorrelation
     step: float
+
+    suffix: ClassVar[tuple[str, ...]] = (".csv", ".json")
 
     def table(self) -> dict[str, np.ndarray]:
         """One column a figure, one row a unit; times in the unit of `step`."""
@@ -53,22 +59,24 @@ class RecordingTimescales:
         }
 
     def numbers(self) -> dict[str, Any]:
-        """A summary over the units whose fit is beyond doubt, and the table."""
+        """A summary over the units whose fit is beyond doubt; of a few units, each one's timescale."""
         good, tau = self.fit.good(), self.fit.tau * self.step
-        table = {name: values.tolist() for name, values in self.table().items()}
-        return {
+        found: dict[str, Any] = {
             "units": len(tau),
             "good": int(good.sum()),
             "median_tau": float(np.median(tau[good])) if good.any() else None,
             "mean_tau": float(tau[good].mean()) if good.any() else None,
             "two_exponentials": int(self.fit.double.sum()),
-            "units_table": table,
         }
+        if len(tau) <= _FEW:
+            found["tau of unit"] = {str(i): float(value) for i, value in enumerate(tau)}
+        return found
 
     def save(self, path: Path) -> None:
         """Write the table as `.csv`, or everything as `.json`."""
         if path.suffix == ".json":
-            write_json(path, self.numbers())
+            table = {name: values.tolist() for name, values in self.table().items()}
+            write_json(path, {**self.numbers(), "units_table": table})
             return
         require(path.suffix == ".csv", f"out must end in .csv or .json, but {path.name} came")
         table = self.table()
@@ -138,6 +146,8 @@ def train(
     >>> train(hidden=8, max_N=2, max_steps=5, batch=4, patience=5).N
     0
     """
+    require(max_N >= 2, f"max_N must be at least 2, but {max_N} came")
+    require(batch >= 1, f"batch must be at least 1, but {batch} came")
     plan = MultiHead() if curriculum == "multi" else SingleHead()
     heads = max_N - 1 if curriculum == "multi" else 1
     nets = replicas(lambda generator: LeakyRNN(hidden, heads, generator=generator), 1, seed)
@@ -169,12 +179,15 @@ def train(
 def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: int = 0) -> dict[str, Any]:
     """Relative accuracy of a trained network under perturbations of growing size.
 
-    **Arguments:** `snapshot`: a file that `train` wrote. `kind`: what is pushed. `draws`: of perturbation and
-    input.
-    **Returns:** sizes, and the mean and SD over draws of the relative accuracy.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `kind`: what is pushed.
+    `draws`: of perturbation and input.
+    **Returns:** accuracy of the untouched network, and at each size the mean and SD over draws of the relative
+    accuracy.
+    **Raises:** `JostleError` for a network that answers at chance.
 
-    >>> sweep(Snapshot(LeakyRNN(6), "parity", 2, 0), draws=2)["sizes"][0]
-    0.0
+    >>> knows = train(hidden=30, max_N=2, max_steps=1000, batch=32)
+    >>> sweep(knows, draws=2)["relative"]["0"]
+    1.0
     """
     N = _known(snapshot)
     found = perturbation_sweep(
@@ -184,29 +197,32 @@ def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: 
         kind=kind,
         head=snapshot.head,
         draws=draws,
-        warmup=max(100, N),
         seed=seed,
     )
+    accuracy = _remembers(float(found.accuracy[0].mean()), N)
+    sizes = [f"{size:.3g}" for size in found.sizes]
     return {
         "N": N,
-        "accuracy": float(found.accuracy[0].mean()),
-        "sizes": list(found.sizes),
-        "relative": found.relative.mean(1).tolist(),
-        "sd": found.relative.std(1).tolist(),
+        "accuracy": accuracy,
+        "relative": dict(zip(sizes, found.relative.mean(1).tolist(), strict=True)),
+        "sd": dict(zip(sizes, found.relative.std(1).tolist(), strict=True)),
     }
 
 
 def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int = 0) -> dict[str, float]:
     """Relative accuracy of a trained network without one of its fastest or slowest neurons.
 
-    **Arguments:** `snapshot`: a file that `train` wrote. `count`: neurons of either end. `draws`: of the
-    input.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `count`: neurons of either end.
+    `draws`: of the input.
     **Returns:** accuracy with all neurons, and relative accuracy without one of either kind.
 
-    >>> sorted(ablation(Snapshot(LeakyRNN(6), "parity", 2, 0), count=2, draws=1))
+    >>> knows = train(hidden=30, max_N=2, max_steps=1000, batch=32)
+    >>> sorted(ablation(knows, count=2, draws=1))
     ['N', 'accuracy', 'without_one_fast', 'without_one_slow']
     """
     N, net = _known(snapshot), snapshot.network
+    require(isinstance(net, LeakyRNN), "ablation needs a network with time constants, to know fast from slow")
+    assert isinstance(net, LeakyRNN)
     fast, slow = choose_neurons(net, "fastest", count), choose_neurons(net, "slowest", count)
     found = run_ablation(
         net,
@@ -215,12 +231,11 @@ def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int 
         neurons=sorted({*fast, *slow}),
         head=snapshot.head,
         draws=draws,
-        warmup=max(100, N),
         seed=seed,
     )
     return {
         "N": float(N),
-        "accuracy": float(found.base.mean()),
+        "accuracy": _remembers(float(found.base.mean()), N),
         "without_one_fast": found.group(fast),
         "without_one_slow": found.group(slow),
     }
@@ -231,7 +246,8 @@ def drive(
 ) -> RecordingTimescales:
     """Fit the timescales of a trained network's neurons, driven by the random bits of its task.
 
-    **Arguments:** `snapshot`: a file that `train` wrote. `steps`: kept a trial. `trials`. `max_lag`: in steps.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `steps`: kept a trial.
+    `trials`. `max_lag`: in steps.
     **Returns:** a table with one row a neuron, in steps.
 
     >>> len(drive(Snapshot(LeakyRNN(6), "dms", 2, 0), steps=3000, trials=2).fit.tau)
@@ -241,7 +257,7 @@ def drive(
     found = network_timescales(
         net,
         snapshot.memory_task(),
-        generator=seeded(seed, "drive", net.bias.device),
+        generator=seeded(seed, "drive", net.head_weight.device),
         steps=steps,
         trials=trials,
         max_lag=max_lag,
@@ -261,8 +277,8 @@ def retrain(
 ) -> dict[str, Any]:
     """Teach a copy of a trained network one later N, and say how well it does.
 
-    **Arguments:** `snapshot`: a file that `train` wrote. `target`: the N to learn. `epochs` of `steps` steps
-    each. `batch`: sequences a step. `callback`: told how far it is.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `target`: the N to learn.
+    `epochs` of `steps` steps each. `batch`: sequences a step. `callback`: told how far it is.
     **Returns:** mean accuracy on streams of fair bits, and its SD over streams.
 
     >>> found = retrain(Snapshot(LeakyRNN(6), "parity", 2, 0), target=3, epochs=1, steps=2, batch=4)
@@ -295,6 +311,15 @@ def _known(snapshot: Snapshot) -> int:
     return snapshot.N
 
 
+def _remembers(accuracy: float, N: int) -> float:
+    """Relative accuracy is a ratio to what is above chance."""
+    require(
+        accuracy > 0.55,
+        f"the network answers N = {N} at chance ({accuracy:.3f}): it has no memory to perturb",
+    )
+    return accuracy
+
+
 def _read(path: Path, name: str | None) -> np.ndarray:
     try:
         if path.suffix == ".npy":
@@ -309,9 +334,14 @@ def _read(path: Path, name: str | None) -> np.ndarray:
         elif path.suffix == ".csv":
             with path.open(encoding="utf-8") as lines:
                 header = any(not _is_number(cell) for cell in lines.readline().strip().split(","))
-            found = np.genfromtxt(path, delimiter=",", skip_header=int(header))
+            require(path.stat().st_size > 0, f"recording is empty: {path}")
+            found = _columns(np.genfromtxt(path, delimiter=",", skip_header=int(header)), path)
         else:
-            raise JostleError(f"recording must end in .npy, .npz or .csv, but {path.name} came")
+            raise JostleError(f"recording must end in .npy, .npz or .csv, but {path} came")
+        require(
+            not np.iscomplexobj(found),
+            f"recording must hold real numbers, but {path.name} holds complex ones",
+        )
         return np.asarray(found, dtype=np.float64)
     except OSError as error:
         raise JostleError(f"could not read {path}: {error.strerror or error}") from error
@@ -319,6 +349,21 @@ def _read(path: Path, name: str | None) -> np.ndarray:
         if isinstance(error, JostleError):
             raise
         raise JostleError(f"{path} does not hold a numeric array: {error}") from error
+
+
+def _columns(found: np.ndarray, path: Path) -> np.ndarray:
+    """The units of a table: without a clock in its first column."""
+    table = found if found.ndim == 2 else np.atleast_2d(found).T
+    empty = np.flatnonzero(np.isnan(table).all(0)).tolist()
+    require(not empty, f"columns {empty} of {path.name} hold no number: they must be separated by commas")
+    ticks = np.diff(table[:, 0])
+    if table.shape[1] > 1 and len(ticks) > 1 and ticks[0] > 0 and np.allclose(ticks, ticks[0], rtol=1e-6):
+        warnings.warn(
+            f"the first column of {path.name} grows by {ticks[0]:g} in each row: taken for a clock and left out",
+            stacklevel=2,
+        )
+        return table[:, 1:]
+    return table
 
 
 def _is_number(cell: str) -> bool:
