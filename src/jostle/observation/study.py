@@ -234,9 +234,9 @@ def _draw(
         run.figure(
             "stealth",
             figures.stealth_panel(detected),
-            "Would anybody notice? Left: MMD under permutations of days, and what was observed. Right: the largest "
-            "distance between shown and clean distribution of single features. Rows below 'caught' say which "
-            "detectors reject at 5 %.",
+            "Would anybody notice? Above: MMD under permutations of days, and what was observed. Below: the largest "
+            "distance between shown and clean distribution of single features; its legend says which detectors "
+            "reject at 5 %.",
         )
     run.figure(
         "certified",
