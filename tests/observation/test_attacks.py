@@ -31,8 +31,10 @@ from jostle.observation import (
     Timed,
     Transfer,
     WorstCorner,
+    gdl,
     wrap_policy,
 )
+from jostle.observation.losses import halves
 
 
 def seeded(seed=0):
@@ -162,6 +164,31 @@ def test_the_last_iterate_is_that_of_art(by, mask, eps, size, gain, monkeypatch)
     assert np.abs(shown - o).max() > 0.03
     _, best = PGD(Budget(eps, mask=mask), goal, **settings)(policy, o)
     assert (best.objective >= info.objective - 1e-6).all()
+
+
+@pytest.mark.parametrize("direction", ["flip", "up", "toggle"])
+def test_the_slope_of_ordered_classes_is_that_of_the_grouped_loss(direction):
+    rng, t = seeded(), np.arange(40)
+    z0, z = torch.randn(40, 6, generator=rng), torch.randn(40, 6, generator=rng, requires_grad=True)
+    lower = z0.argmax(1) < 3
+    up = {"flip": lower.numpy(), "up": np.ones(40, bool), "toggle": t % 2 == 1}[direction]
+    leave = torch.from_numpy(np.where(up, 0, 5))
+    wanted = gdl(z, leave, halves(6))
+    (grad,) = torch.autograd.grad(wanted.sum(), z)
+    goal, policy = Bifurcate(direction), classes()
+    value, slope = goal.slope(policy, z0, t)(z.detach())
+    assert torch.equal(value, wanted) and torch.equal(slope, grad)
+    value, slope = goal.slope(policy, z0.numpy(), t)(z.detach().numpy())
+    assert np.array_equal(value, wanted.detach().numpy()) and np.array_equal(slope, grad.numpy())
+
+
+def test_ordered_classes_by_hand_are_those_of_the_engine(monkeypatch):
+    policy, o = classes(), observations(40)
+    attack = Bifurcation(Budget(0.2), steps=15)
+    fast, info = attack(policy, o)
+    monkeypatch.setattr(PGD, "_by_hand", lambda *_: None)
+    slow, other = attack(policy, o)
+    assert torch.allclose(fast, slow, atol=1e-6) and np.allclose(info.objective, other.objective, atol=1e-5)
 
 
 def test_regression_losses_with_one_action_are_one_attack():

@@ -1,6 +1,7 @@
 """The figures of the study, and of a user's own evaluation."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -113,12 +114,13 @@ def stealth_panel(detected: Mapping[str, Mapping[str, Any]]) -> "Figure":
         names = list(detected)
         null = np.asarray(detected[names[-1]]["null"])
         axes[0].hist(1e3 * null, bins=40, color="#BBBBBB", label=f"{len(null)} permutations of days")
-        for name in names:
+        for name, dashes in zip(names, cycle(("-", "--", ":")), strict=False):
             row = detected[name]
             axes[0].axvline(
                 1e3 * row["mmd"],
                 color=_HUES.get(name, "#888888"),
                 lw=1.8,
+                ls=dashes,
                 label=f"{name} (p = {row['p']:.3f})",
             )
         axes[0].set_xlabel("squared MMD (1e-3, unbiased)")

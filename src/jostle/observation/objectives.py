@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from jostle.core.errors import JostleError, require
-from jostle.observation.losses import Distance, dl, gaussian_kl, gdl, halves
+from jostle.observation.losses import Distance, dl, gaussian_kl
 from jostle.observation.policy import Policy
 
 Direction = Literal["flip", "up", "down", "toggle"] | Callable[[np.ndarray], np.ndarray]
@@ -66,19 +66,13 @@ class Bifurcate(_Sloped):
     dims: tuple[int, ...] | None = None
     weights: tuple[float, ...] | None = None
 
-    def slope(self, policy: Policy, x0: Any, t: np.ndarray) -> Slope | None:
-        if policy.discrete or policy.centre is None:
-            return None
+    def slope(self, policy: Policy, x0: Any, t: np.ndarray) -> Slope:
+        if policy.discrete:
+            return self._halved(x0, t)
+        assert policy.centre is not None
         centre = policy.centre.to(x0) if isinstance(x0, Tensor) else policy.centre.numpy().astype(x0.dtype)
         side = 2 * self._sides(x0, centre, t)
         return lambda x: (_rows((x - centre) * side), side)
-
-    def bind(self, policy: Policy, o: Tensor, t: np.ndarray) -> Value:
-        if not policy.discrete:
-            return super().bind(policy, o, t)
-        with torch.no_grad():
-            x0 = policy.body(o)
-        return self._grouped(x0, t)
 
     def _sides(self, x0: Any, centre: Any, t: np.ndarray) -> Any:
         """Where each action is pushed, weights and all: `(batch, actions)`, of the kind of `x0`."""
@@ -89,22 +83,27 @@ class Bifurcate(_Sloped):
             return side
         return side * _numbers(self._weights(x0.shape[1]), x0)
 
-    def _grouped(self, x0: Tensor, t: np.ndarray) -> Value:
+    def _halved(self, x0: Any, t: np.ndarray) -> Slope:
+        """For classes in order: the best logit of the wanted half less the best of the other (the loss `gdl`)."""
         require(self.dims is None and self.weights is None, "dims and weights are for continuous actions")
         count = x0.shape[1]
+        cut = count // 2
+        rows = torch.arange(len(x0), device=x0.device) if isinstance(x0, Tensor) else np.arange(len(x0))
         if count % 2:
             warnings.warn(
-                f"{count} actions have no halves: the lower {count // 2} stand against the upper {count - count // 2}",
+                f"{count} actions have no halves: the lower {cut} stand against the upper {count - cut}",
                 stacklevel=2,
             )
-        groups = halves(count).to(x0.device)
-        y = x0.argmax(1)
         want = self._signs(t)
-        if want is None:
-            return lambda _, z: gdl(z, y, groups)
-        # The margin of the wanted half over the other: a class of the half to leave stands for it.
-        leave = torch.from_numpy(np.where(want > 0, 0, x0.shape[1] - 1)).to(y)
-        return lambda _, z: gdl(z, leave, groups)
+        side = 2.0 * _numbers(x0.argmax(1) < cut if want is None else want > 0, x0) - 1.0
+
+        def slope(z: Any) -> tuple[Any, Any]:
+            low, high = z[:, :cut].argmax(1), cut + z[:, cut:].argmax(1)
+            grad = torch.zeros_like(z) if isinstance(z, Tensor) else np.zeros_like(z)
+            grad[rows, low], grad[rows, high] = -side, side
+            return side * (z[rows, high] - z[rows, low]), grad
+
+        return slope
 
     def _signs(self, t: np.ndarray) -> np.ndarray | None:
         """The wanted side a sample: +1 up, -1 down; `None` for the other half."""

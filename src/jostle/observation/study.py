@@ -57,7 +57,7 @@ class Config:
     epochs: int = 30
     pendulums: int = 3
     pendulum_eps: tuple[float, ...] = (0.02, 0.1)
-    episodes: int = 24
+    episodes: int = 64
     harden_hours: int = 720
     bins: int = 0
     turns: int = 0
@@ -78,7 +78,6 @@ GPU = replace(
     epochs=60,
     pendulums=5,
     pendulum_eps=(0.02, 0.05, 0.1),
-    episodes=64,
     harden_hours=8760,
     bins=20,
     turns=20,
@@ -140,14 +139,13 @@ def run(config: Config, run: Run) -> dict[str, Any]:
 
 def _side_by_side(config: Config, run: Run, task: Task) -> dict[str, Any]:
     """Independent pieces, longest first; a killed run keeps those that are done."""
-    pieces = years_of(config.attacks, task)
-    pieces += [("pendulum", replace(task, seed=config.seed + i)) for i in range(config.pendulums)]
-    if config.harden_hours:
-        pieces.append(("hardened", replace(task, hours=config.harden_hours)))
+    pieces = [("alternated", replace(task, turns=config.turns))] if config.turns else []
     if config.bins:
         pieces.append(("discretised", replace(task, bins=config.bins)))
-    if config.turns:
-        pieces.append(("alternated", replace(task, turns=config.turns)))
+    pieces += [("pendulum", replace(task, seed=config.seed + i)) for i in range(config.pendulums)]
+    pieces += years_of(config.attacks, task)
+    if config.harden_hours:
+        pieces.append(("hardened", replace(task, hours=config.harden_hours)))
     tasks = {f"{i} {task.name or kind}": (kind, task) for i, (kind, task) in enumerate(pieces)}
     found = sweep(run, "attacks", do, tasks, engine=config.engine, jobs=config.jobs)
     results = list(found.values())
@@ -230,9 +228,9 @@ def _draw(
         run.figure(
             "stealth",
             figures.stealth_panel(detected),
-            "Would anybody notice? Left: MMD under permutations of days, and what was observed. Right: the largest "
-            "distance between shown and clean distribution of single features. Rows below 'caught' say which "
-            "detectors reject at 5 %.",
+            "Would anybody notice? Above: MMD under permutations of days, and what was observed. Below: the largest "
+            "distance between shown and clean distribution of single features; its legend says which detectors "
+            "reject at 5 %.",
         )
     run.figure(
         "certified",

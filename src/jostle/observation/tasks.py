@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import gymnasium as gym
@@ -66,8 +67,14 @@ class Task:
 
 def district_of(task: Task) -> District:
     """The building's data, cut to the task's hours."""
-    whole = load_district(task.building)
+    whole = _whole(task.building)
     return whole if not task.hours else whole.window(0, task.hours)
+
+
+@lru_cache(maxsize=1)
+def _whole(building: str) -> District:
+    """The building's year; reading it takes as long as a week under attack, and every piece of work needs it."""
+    return load_district(building)
 
 
 def buildings(task: Task, copies: int) -> VectorEnv:

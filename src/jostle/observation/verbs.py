@@ -131,8 +131,9 @@ def audit(
     **Arguments:** `clean`, `shown`: `.npy`, or `.npz` with one array: `(steps, features)` in time order, the same
     features. `block`: steps that are permuted together (24 hours: a day). `permutations`: of MMD.
     """
-    logs = [_log(name, Path(path)) for name, path in (("clean", clean), ("shown", shown))]
-    return compare(*logs, block=block, permutations=permutations, generator=np.random.default_rng(seed))
+    known, seen = _log("clean", clean), _log("shown", shown)
+    rng = np.random.default_rng(seed)
+    return compare(known, seen, block=block, permutations=permutations, generator=rng)
 
 
 def certify(
