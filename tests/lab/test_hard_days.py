@@ -155,3 +155,21 @@ def test_a_place_that_takes_no_folder_is_a_sentence(key, tmp_path):
         code, printed = Process(["run", key], place).end()
         assert code == 2
         _sentence(printed, "could not make the run folder")
+
+
+@pytest.mark.parametrize(
+    ("key", "settings", "sentence"),
+    [
+        (
+            "universal",
+            {"data": "photographs"},
+            "data must have the model's channels, 1, but photographs has 3",
+        ),
+        ("quantization", {"repeats": 1}, "repeats must be at least 5, but 1 came"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_work(key, settings, sentence, tmp_path):
+    code, printed = Process(["run", key, *typed({**TINY[key], **settings})], tmp_path).end()
+    assert code == 2
+    _sentence(printed, sentence)
+    assert not list(tmp_path.rglob("*.pt"))
