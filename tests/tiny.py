@@ -222,6 +222,7 @@ def _type(words: list[str], root: Path, fate: str, after: float, times: Path | N
         save(stage, state)
 
     Run.create, Stage._write = created, written  # type: ignore[assignment]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & would ignore it
     if fate:
         Stage.save = saved  # at every chance, and not every few seconds: these studies take no longer
         signal.signal(signal.SIGPROF, FATES[fate])

@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,17 +23,14 @@ class Unbroken:
         assert "settings changed: " in " ".join(printed.split())
         self.told = told(_folder(root, key))
         self.times = json.loads((root / "times.json").read_text())
-        self.ended = self.times["ended"]
+        self.stages = {n: t for n, t in self.times.items() if n.endswith(".pt") and ".partial" not in n}
+        self.stretches = list(pairwise([0.0, *sorted(self.times.values())]))
 
     def left(self, moment: float, folder: Path | None) -> float:
         """How long it takes to where this run was at `moment`, for a process that takes up what lies in `folder`."""
-        begun = self.times["begun"]
-        done = (
-            [self.times[p.name] for p in folder.glob("checkpoints/*.pt") if p.name in self.times]
-            if folder
-            else []
-        )
-        return begun + max(0.0, moment - max(done)) if done else max(moment, 1e-3)
+        kept = [] if folder is None else folder.glob("checkpoints/*.pt")
+        done = [self.stages[path.name] for path in kept if path.name in self.stages]
+        return self.times["begun"] + max(0.0, moment - max(done)) if done else max(moment, 1e-3)
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +69,7 @@ def _befallen(key: str, root: Path, whole: Unbroken, fate: str, moment: float, c
         assert ended == 0, printed
         # It was done sooner than the unbroken run: again, and earlier.
         moment *= 0.8
+        assert moment > 1e-3, f"nothing came of {fate}"
         shutil.rmtree(root)
         if before.exists():
             shutil.copytree(before, root)
@@ -79,7 +78,8 @@ def _befallen(key: str, root: Path, whole: Unbroken, fate: str, moment: float, c
 @every_study
 def test_killed_at_ten_random_moments_and_resumed(key, unbroken, tmp_path):
     whole, root, dice = unbroken(key), tmp_path / "runs", random.Random(f"kill {key}")
-    for moment in sorted(dice.uniform(0, whole.ended) for _ in range(10)):
+    # In a random stretch between two finished stages, so that long stages do not draw all of them.
+    for moment in sorted(dice.uniform(*dice.choice(whole.stretches)) for _ in range(10)):
         _befallen(key, root, whole, "kill", moment, KILLED)
     folder = _folder(root, key)
     code, printed = Process(_words(key, folder), root).end()
@@ -98,7 +98,7 @@ def _sentence(printed: str, *parts: str) -> None:
 @every_study
 def test_a_full_disk_ctrl_c_and_broken_files_lose_nothing(key, unbroken, tmp_path):
     whole, root, dice = unbroken(key), tmp_path / "runs", random.Random(f"harm {key}")
-    stages = [when for name, when in whole.times.items() if name.endswith(".pt") and ".partial" not in name]
+    stages = whole.stages.values()
     printed = _befallen(key, root, whole, "full", dice.uniform(whole.times["begun"], max(stages)), 2)
     _sentence(printed)
     assert "could not write" in printed or "the system said" in printed
@@ -155,3 +155,21 @@ def test_a_place_that_takes_no_folder_is_a_sentence(key, tmp_path):
         code, printed = Process(["run", key], place).end()
         assert code == 2
         _sentence(printed, "could not make the run folder")
+
+
+@pytest.mark.parametrize(
+    ("key", "settings", "sentence"),
+    [
+        (
+            "universal",
+            {"data": "photographs"},
+            "data must have the model's channels, 1, but photographs has 3",
+        ),
+        ("quantization", {"repeats": 1}, "repeats must be at least 5, but 1 came"),
+    ],
+)
+def test_what_cannot_end_well_is_refused_before_the_work(key, settings, sentence, tmp_path):
+    code, printed = Process(["run", key, *typed({**TINY[key], **settings})], tmp_path).end()
+    assert code == 2
+    _sentence(printed, sentence)
+    assert not list(tmp_path.rglob("*.pt"))

@@ -97,11 +97,8 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     require(shape is not None, f"model {config.model} does not say its input_shape")
     assert shape is not None
     images = load_data(config.data, size=shape[1])
-    colours = images[0][0].shape[0]
-    require(
-        colours == shape[0],
-        f"data must have the model's {shape[0]} channels, but {config.data} has {colours}",
-    )
+    got = images[0][0].shape[0]
+    require(got == shape[0], f"data must have the model's channels, {shape[0]}, but {config.data} has {got}")
     crafted: dict[str, list[UniversalPerturbation]] = {}
     snapshots: dict[int, Tensor] = {}
     for method in config.methods:
@@ -312,8 +309,7 @@ def _draw(
     best = max(
         (name for name in named if not name.endswith("noise")), key=lambda name: verdicts[name]["rate"]
     )
-    verdict = verdicts[best]
-    method = best.rpartition(" ")[0]
+    verdict, method = verdicts[best], best.rpartition(" ")[0]
     run.figure(
         "fooling",
         figures.fooling_bars(*_by_method(verdicts)),
@@ -390,11 +386,8 @@ def _growth(
 ) -> tuple[list[str], dict[str, list[float]]]:
     with frozen(model), torch.no_grad(), Objective().attach(model) as listen:
         base = torch.stack(listen.terms(image)).flatten()
-        ratios = {
-            name: (torch.stack(listen.terms(perturb(image, delta))).flatten() - base).exp().tolist()
-            for name, delta in deltas.items()
-        }
-        return list(listen.names), ratios
+        moved = {name: torch.stack(listen.terms(perturb(image, d))).flatten() for name, d in deltas.items()}
+        return list(listen.names), {name: (terms - base).exp().tolist() for name, terms in moved.items()}
 
 
 def _strided(images: Images, count: int) -> Images:
