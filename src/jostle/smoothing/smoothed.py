@@ -3,7 +3,8 @@
 import hashlib
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
-from jostle.core.taps import first_tensor, frozen
+from jostle.core.taps import Taps, first_tensor, frozen
 from jostle.smoothing.bounds import agreement_test, check_level, check_sigma
 from jostle.smoothing.certificates import Certificate, Certificates, Ledger
 from jostle.smoothing.comparators import METHODS
@@ -27,7 +28,8 @@ from jostle.zoo import Images
 Progress = Callable[[int, int, str], None]
 # Fields of a procedure that the settings name one by one.
 _NAMED = ("sigma", "alpha", "n_max", "radii")
-# A batch has about so many numbers, if nobody says otherwise: on a CPU it stays in the cache.
+# If nobody says otherwise, the largest of a network's layers has about so many numbers in a batch: on a CPU they
+# stay in the cache of a core. On a GPU the input has so many.
 _CPU_ENTRIES, _GPU_ENTRIES = 2**18, 2**25
 
 
@@ -73,6 +75,7 @@ class SmoothedClassifier:
         self.noise: Kind = noise
         self.noise_on = noise_on
         self._fill = filler(noise, self.sigma)
+        self._widest = 1  # numbers an image in the largest layer, known when the model has been tried
         home = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
         self.device = torch.device("cpu") if home is None else home.device
         self.dtype = torch.float32 if home is None else home.dtype
@@ -132,7 +135,7 @@ class SmoothedClassifier:
         found = self._draw(
             (self._job(i, inputs, plan, n0, target) for i in ledger.missing(inputs.names)), first, seed
         )
-        with frozen(self.model):
+        with frozen(self.model), closing(found):
             for job in found:
                 assert isinstance(job, _Certifying)
                 ledger.add(job.certificate())
@@ -175,8 +178,8 @@ class SmoothedClassifier:
         first = inputs.image(0)
         self._try_out(first)
         jobs = (Job(i, self._ready(inputs.image(i), i), n, lambda job: True) for i in range(len(inputs)))
-        with frozen(self.model):
-            done = {job.name: job.counts for job in self._draw(jobs, first, seed)}
+        with frozen(self.model), closing(self._draw(jobs, first, seed)) as found:
+            done = {job.name: job.counts for job in found}
         return torch.from_numpy(np.stack([done[i] for i in range(len(inputs))]))
 
     def _plan(
@@ -219,7 +222,7 @@ class SmoothedClassifier:
             )
         return image.to(self.device, self.dtype)
 
-    def _draw(self, jobs: Iterable[Job], first: Tensor, seed: int) -> Iterator[Job]:
+    def _draw(self, jobs: Iterable[Job], first: Tensor, seed: int) -> Generator[Job, None, None]:
         assert self.classes is not None
         noise_on = self.device if self.noise_on == "model" else torch.device("cpu")
         return draw(
@@ -237,15 +240,17 @@ class SmoothedClassifier:
     def _rows(self, first: Tensor) -> int:
         if self.batch is not None:
             return self.batch
-        entries = _CPU_ENTRIES if self.device.type == "cpu" else _GPU_ENTRIES
-        return max(16, min(8192, entries // entries_of(first)))
+        if self.device.type == "cpu":
+            return max(32, min(8192, _CPU_ENTRIES // self._widest))
+        return max(16, min(8192, _GPU_ENTRIES // entries_of(first)))
 
     def _try_out(self, image: Tensor) -> None:
         """One forward pass at the door: the number of classes, and whether an answer depends on its neighbours."""
         with frozen(self.model), torch.inference_mode():
             rows = torch.stack([image, 1 - image, image * 0.5]).to(self.device, self.dtype)
             try:
-                together = first_tensor(self.model(rows), "the model")
+                with Taps(self.model, lambda name, layer: True, reduce=_numbers_a_row) as layers:
+                    together = first_tensor(self.model(rows), "the model")
                 alone = first_tensor(self.model(rows[:1]), "the model")
             except JostleError:
                 raise
@@ -272,6 +277,7 @@ class SmoothedClassifier:
             bool(torch.isfinite(together.amax(1)).all()),
             "the model answers NaN or infinity to the first image",
         )
+        self._widest = max(entries_of(image), *layers.values)
         scale = float(together.abs().max()) + 1e-12
         if float((together[0] - alone[0]).abs().max()) > 0.05 * scale:
             warnings.warn(
@@ -331,6 +337,10 @@ class _Certifying(Job):
             draws=int(fresh.sum()),
             used=self.seen,
         )
+
+
+def _numbers_a_row(activation: Tensor) -> int:
+    return activation[:1].numel() if activation.ndim else 1
 
 
 class _Progress:

@@ -27,7 +27,6 @@ from jostle.smoothing.objectives import (
 )
 from jostle.smoothing.rrcm import RRCM
 from jostle.smoothing.smoothed import SmoothedClassifier
-from jostle.smoothing.views import AffineViews, ColourViews, Views
 from jostle.zoo import load_data
 
 Network = Literal["mlp", "conv", "vit"]
@@ -60,13 +59,20 @@ class Splits:
 
 
 def load_splits(
-    data: str, test: str | None, *, size: int, labelled: int, certified: int, generator: torch.Generator
+    data: str,
+    test: str | None,
+    *,
+    size: int,
+    labelled: int,
+    certified: int,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Splits:
     """Load a data set and part it; the test part is drawn from `data` if there is no `test`.
 
     **Arguments:** `data`, `test`: as for `zoo.load_data`. `size`: side in pixels, 0 for the images' own. `labelled`:
     training images with labels, as many a class; 0 for all. `certified`: test images, spread over the classes.
-    `generator`: draws the parts.
+    `generator`: draws the parts. `device`: where they go.
     """
     every = load_data(data, size=size or None)
     images, labels = every.tensors()
@@ -84,7 +90,8 @@ def load_splits(
     if labelled:
         each = max(1, labelled // len(every.classes))
         some = torch.cat([(labels == k).nonzero()[:each, 0] for k in range(len(every.classes))])
-    return Splits(images, images[some], labels[some], test_images, test_labels, every.classes)
+    parts = (images, images[some], labels[some], test_images, test_labels)
+    return Splits(*(part.to(device) for part in parts), every.classes)
 
 
 def build_encoder(
@@ -98,11 +105,6 @@ def build_encoder(
         if kind == "conv":
             return TimedConv(shape[0], width, depth)
         return TimedViT(shape, patch=patch, width=width, depth=depth, heads=max(1, width // 64))
-
-
-def views_for(shape: tuple[int, int, int]) -> Views:
-    """Colour views for photographs, affine ones for grey digits."""
-    return ColourViews() if shape[0] == 3 else AffineViews()
 
 
 def pretraining(method: str, plan: RRCM) -> RRCM:
