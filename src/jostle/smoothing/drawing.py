@@ -161,15 +161,17 @@ class _Packer:
         )
         slots: dict[Job, int] = {}
         where = [slots.setdefault(piece.job, len(slots)) for piece, _, _ in batch.parts]
+        numbers = [number for _, _, number in batch.parts]
+        for (piece, _, _), number in zip(batch.parts, numbers, strict=True):
+            piece.job.seen += number
         if len(slots) > 1:
-            offsets = np.repeat(np.array(where) * self.classes, [number for _, _, number in batch.parts])
+            offsets = np.repeat(np.array(where) * self.classes, numbers)
             answers = answers + torch.from_numpy(offsets).to(answers.device)
         table = torch.bincount(answers, minlength=len(slots) * self.classes).cpu().numpy()
         self.buffers.append(batch.buffer)
         finished = []
         for job, row in zip(slots, table.reshape(-1, self.classes), strict=True):
             job.counts = row if not len(job.counts) else job.counts + row
-            job.seen += int(row.sum())
             if job.seen == job.want:
                 if job.decide(job):
                     finished.append(job)

@@ -187,14 +187,15 @@ def compare(certificates: Mapping[str, Certificates]) -> dict[str, dict[str, Any
     return rows
 
 
-def verify(*, seed: int = 0) -> dict[str, float]:
+def verify(*, count: int = 1000, seed: int = 0) -> dict[str, float]:
     """Closed-form checks of the certifier on this machine: linear models whose radius is known.
 
-    **Arguments:** `seed`: of the draws.
+    **Arguments:** `count`: certificates to make, at least 1. `seed`: of the draws.
     **Returns:** certificates made, those that were false (at most one in a thousand may be), the mean gap to the exact
     radius, and draws a second.
     """
-    return check(seed)
+    require(count >= 1, f"count must be at least 1, but {count} came")
+    return check(seed, count)
 
 
 def spread(count: int, limit: int) -> Int[Tensor, " chosen"]:
