@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from jostle.smoothing import METHODS, Fixed, SmoothedClassifier, simulate
 
-SIGMA, INPUTS, DRAWS = 0.5, 4, 12_800
+SIGMA, INPUTS, DRAWS = 0.5, 4, 6400
 
 
 class CohenLoop:
@@ -115,10 +115,12 @@ def models() -> dict[str, tuple[nn.Module, tuple[int, ...], int, int]]:
     }
 
 
-def throughput() -> None:
+def throughput(only: str, rounds: int) -> None:
     """Draws a second of each way on each network."""
     art = importlib.util.find_spec("art") is not None
     for name, (model, shape, batch, number) in models().items():
+        if only not in name:
+            continue
         x = torch.rand(INPUTS, *shape)
         smoothed = SmoothedClassifier(model, SIGMA, classes=10)
         loop = CohenLoop(model, 10, batch)
@@ -131,7 +133,7 @@ def throughput() -> None:
         if art:
             theirs = art_counts(model, shape, 10, batch)
             works["ART"] = lambda t=theirs, x=x, n=number: [t(one, n) for one in x]
-        seconds = timed(works, rounds=7)
+        seconds = timed(works, rounds)
         print(
             f"{name}: {INPUTS} inputs of {number:,} draws, forward alone in batches of {len(rows)}, peers {batch}"
         )
@@ -188,10 +190,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--logs", type=Path, nargs="+", default=[])
     parser.add_argument("--sigma", type=float, default=0.5)
+    parser.add_argument("--only", default="", help="networks whose name holds this")
+    parser.add_argument("--rounds", type=int, default=20)
     given = parser.parse_args()
     for log in given.logs:
         published(log, given.sigma)
     if not given.logs:
         print(f"torch {torch.__version__}, {platform.machine()}, {torch.get_num_threads()} threads")
-        throughput()
-        savings()
+        throughput(given.only, given.rounds)
+        if not given.only:
+            savings()

@@ -129,7 +129,7 @@ def plan(
     alpha: float = 1e-3,
     n0: int = 100,
     n_max: int = 100_000,
-    images: int = 500,
+    images: int = 0,
     probe: int = 40,
     device: Device = "auto",
     seed: int = 0,
@@ -140,9 +140,10 @@ def plan(
     turned into time by the speed of the probe. The estimates are rough near 1, where they make things look easier.
 
     **Arguments:** `model`, `data`, `sigma`, `radii`, `alpha`, `n0`, `n_max`, `device`, `seed`: as for `certify`.
-    `images`: how many will be certified. `probe`: how many are tried now.
+    `images`: how many will be certified; 0: as many as `certify` would take. `probe`: how many are tried now.
     **Returns:** by method: draws an image, minutes in all, and the share that would be certified at all.
     """
+    images = images or len(spread(len(data), 500))
     few = data.subset(spread(len(data), probe))
     smoothed = SmoothedClassifier(model.to(device_of(device)), sigma)
     smoothed.counts(few.subset([0]), n=50)  # the first pass pays for what is set up once
