@@ -2,6 +2,7 @@
 
 import hashlib
 import math
+import time
 import warnings
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
@@ -133,13 +134,15 @@ class SmoothedClassifier:
         ledger = Ledger(settings, inputs.fingerprint(), Path(keep) if keep is not None else None)
         progress = _Progress(callback, len(inputs), ledger)
         found = self._draw(
-            (self._job(i, inputs, plan, n0, target) for i in ledger.missing(inputs.names)), first, seed
+            (self._job(i, inputs, plan, n0, target, progress) for i in ledger.missing(inputs.names)),
+            first,
+            seed,
         )
         with frozen(self.model), closing(found):
             for job in found:
                 assert isinstance(job, _Certifying)
                 ledger.add(job.certificate())
-                progress.moved(job)
+                progress.tell()
         return ledger.close(inputs.names, inputs.paths)
 
     def predict(
@@ -194,7 +197,9 @@ class SmoothedClassifier:
         require(method in METHODS, f"method must be one of {', '.join(METHODS)}, but {method!r} came")
         return METHODS[method](self.sigma, alpha, n_max, None if radii is None else tuple(radii))
 
-    def _job(self, at: int, inputs: "Inputs", plan: Procedure, n0: int, target: bool) -> Job:
+    def _job(
+        self, at: int, inputs: Inputs, plan: Procedure, n0: int, target: bool, progress: "_Progress"
+    ) -> Job:
         image, label = inputs.image(at), inputs.label(at)
         return _Certifying(
             inputs.names[at],
@@ -205,6 +210,7 @@ class SmoothedClassifier:
             n0=n0,
             label=label,
             forced=target,
+            progress=progress,
         )
 
     def _ready(self, image: Tensor, at: int) -> Tensor:
@@ -279,7 +285,7 @@ class SmoothedClassifier:
         )
         self._widest = max(entries_of(image), *layers.values)
         scale = float(together.abs().max()) + 1e-12
-        if float((together[0] - alone[0]).abs().max()) > 0.05 * scale:
+        if float((together[0] - alone[0]).abs().max()) > 0.02 * scale:  # bfloat16 rounds by 0.004
             warnings.warn(
                 "the model answers the same image differently in other company: its draws are not independent, and "
                 "certificates do not hold (batch statistics, or randomness inside)",
@@ -305,14 +311,19 @@ class SmoothedClassifier:
 class _Certifying(Job):
     """An input on its way: selection first, then a procedure's looks."""
 
-    def __init__(self, *job: Any, plan: Procedure, n0: int, label: int, forced: bool) -> None:
+    def __init__(
+        self, *job: Any, plan: Procedure, n0: int, label: int, forced: bool, progress: "_Progress"
+    ) -> None:
         super().__init__(*job)
+        self.progress, self.told = progress, 0
         self.plan, self.n0, self.label, self.forced = plan, n0, label, forced
         self.track: Track | None = None
         self.selected = self.counts
         self.top = -1
 
     def next(self) -> bool:
+        self.progress.drawn(self.seen - self.told)
+        self.told = self.seen
         if self.track is None:
             self.selected = self.counts
             self.top = self.label if self.forced else int(self.counts.argmax())
@@ -344,13 +355,27 @@ def _numbers_a_row(activation: Tensor) -> int:
 
 
 class _Progress:
-    """Tells how far it is, and how many draws an image has taken."""
+    """Tells how far it is: at every image that is done, and twice a second in between."""
+
+    every = 0.5
 
     def __init__(self, callback: Progress | None, total: int, ledger: Ledger) -> None:
         self.callback, self.total, self.ledger = callback, total, ledger
+        self.spent = ledger.draws
+        self._told = time.monotonic()
 
-    def moved(self, job: Job) -> None:
+    def drawn(self, number: int) -> None:
+        """So many draws more have been looked at."""
+        self.spent += number
+        if time.monotonic() - self._told > self.every:
+            self.tell()
+
+    def tell(self) -> None:
+        """Call back, with the draws that are left if the images to come are like those that are done."""
+        self._told = time.monotonic()
         if self.callback is not None:
-            done, draws = len(self.ledger), self.ledger.draws
-            left = math.ceil(draws / done * (self.total - done))
-            self.callback(done, self.total, f"{draws / done:,.0f} draws an image, about {left:,} left")
+            done, sentence = len(self.ledger), f"{self.spent:,} draws"
+            if 0 < done < self.total:
+                left = max(0, math.ceil(self.ledger.draws / done * self.total) - self.spent)
+                sentence += f", about {left:,} left"
+            self.callback(done, self.total, sentence)
