@@ -135,6 +135,7 @@ class _Packer:
         self.rest: tuple[_Piece, int] | None = None  # a piece of which only the beginning found room
         self.buffers: list[Tensor] = []
         self.shape: torch.Size | None = None
+        self.most = 0  # draws a piece
         self.ended = False
         self.done = 0
 
@@ -194,7 +195,9 @@ class _Packer:
             if job is None:
                 self.ended = True
                 return None
-            self.shape = self.shape or job.image.shape
+            if self.shape is None:
+                self.shape = job.image.shape
+                self.most = piece_of(entries_of(job.image), self.noise_on)
             if job.image.shape != self.shape:
                 raise JostleError(
                     f"images must share one shape, but {tuple(self.shape)} and {tuple(job.image.shape)} came; "
@@ -202,8 +205,7 @@ class _Packer:
                 )
             self.ready.append(job)
         job = self.ready[0]
-        most = piece_of(entries_of(job.image), self.noise_on)
-        piece = _Piece(job, min(job.want - job.drawn, most), self.seed)
+        piece = _Piece(job, min(job.want - job.drawn, self.most), self.seed)
         if job.drawn == job.want:
             self.ready.popleft()
         return piece, 0
