@@ -94,7 +94,7 @@ def net():
 @pytest.mark.parametrize("batch", [7, 64, 1000])
 def test_counts_do_not_depend_on_the_batch(net, images, batch):
     # In float64, where the rounding of another batch shape does not move an answer.
-    images, n = images[:8], 1100  # of two pieces each
+    images, n = images[:8], 2000  # of two pieces each
     one = SmoothedClassifier(net, 0.5, batch=301).counts(images, n=n, seed=3)
     assert torch.equal(SmoothedClassifier(net, 0.5, batch=batch).counts(images, n=n, seed=3), one)
     assert not torch.equal(SmoothedClassifier(net, 0.5, batch=301).counts(images, n=n, seed=4), one)

@@ -54,8 +54,8 @@ def draw(
     """Run jobs to their end and yield each as it is done.
 
     A batch is filled with draws of as many inputs as it takes, each up to its next look; the oldest input goes
-    first, and new ones start when room is left. Noise is made in the batch, in place; answers are counted by one
-    `bincount`. While batches run on a device's queue or on the other cores, the next is laid out; they are counted
+    first, and new ones start when room is left. Noise is made in the batch, in place; answers are counted all at
+    once. While batches run on a device's queue or on the other cores, the next is laid out; they are counted
     in the order in which they were laid out, so what is in a batch does not hang on which was done first. The draws
     of an input come in pieces, each from a stream of its own, whose sizes depend on the input's shape and its looks
     alone, so counts do not depend on the batch, the order, the neighbours or the number of cores.
@@ -165,10 +165,10 @@ class _Packer:
         numbers = [number for _, _, number in batch.parts]
         for (piece, _, _), number in zip(batch.parts, numbers, strict=True):
             piece.job.seen += number
+        flat = answers.cpu().numpy()
         if len(slots) > 1:
-            offsets = np.repeat(np.array(where) * self.classes, numbers)
-            answers = answers + torch.from_numpy(offsets).to(answers.device)
-        table = torch.bincount(answers, minlength=len(slots) * self.classes).cpu().numpy()
+            flat = flat + np.repeat(np.array(where) * self.classes, numbers)
+        table = np.bincount(flat, minlength=len(slots) * self.classes)
         self.buffers.append(batch.buffer)
         finished = []
         for job, row in zip(slots, table.reshape(-1, self.classes), strict=True):

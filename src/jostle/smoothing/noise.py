@@ -14,7 +14,7 @@ from jostle.core.errors import require
 Kind = Literal["gaussian", "discrete"]
 
 # A piece has about so many numbers: enough to hide the cost of a call, and on a CPU few enough for a cache.
-_CPU_PIECE, _GPU_PIECE = 2**15, 2**20
+_CPU_PIECE, _GPU_PIECE = 2**16, 2**20
 
 
 def seed_of(seed: int, name: int, piece: int) -> int:
@@ -33,7 +33,7 @@ def piece_of(entries: int, device: torch.device | str = "cpu") -> int:
     """Draws a piece: what is made at once, fixed by the size of the input and by where noise is drawn.
 
     >>> piece_of(64), piece_of(3 * 224 * 224)
-    (512, 1)
+    (1024, 1)
     """
     piece = _CPU_PIECE if torch.device(device).type == "cpu" else _GPU_PIECE
     return max(1, piece // entries)

@@ -247,7 +247,9 @@ class SmoothedClassifier:
         if self.batch is not None:
             return self.batch
         if self.device.type == "cpu":
-            return max(32, min(8192, _CPU_ENTRIES // self._widest))
+            # Not so few that a batch's own cost shows, if they fit in memory.
+            few = max(16, min(128, 2**23 // self._widest))
+            return max(few, min(8192, _CPU_ENTRIES // self._widest))
         return max(16, min(8192, _GPU_ENTRIES // entries_of(first)))
 
     def _try_out(self, image: Tensor) -> None:
