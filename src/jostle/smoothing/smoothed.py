@@ -76,7 +76,6 @@ class SmoothedClassifier:
         self.noise: Kind = noise
         self.noise_on = noise_on
         self._fill = filler(noise, self.sigma)
-        self._widest = 1  # numbers an image in the largest layer, known when the model has been tried
         home = next((p for p in (*model.parameters(), *model.buffers()) if p.is_floating_point()), None)
         self.device = torch.device("cpu") if home is None else home.device
         self.dtype = torch.float32 if home is None else home.dtype
@@ -248,17 +247,32 @@ class SmoothedClassifier:
             return self.batch
         if self.device.type == "cpu":
             # Not so few that a batch's own cost shows, if they fit in memory.
-            few = max(16, min(128, 2**23 // self._widest))
-            return max(few, min(8192, _CPU_ENTRIES // self._widest))
+            widest = self._widest(first)
+            few = max(16, min(128, 2**23 // widest))
+            return max(few, min(8192, _CPU_ENTRIES // widest))
         return max(16, min(8192, _GPU_ENTRIES // entries_of(first)))
+
+    def _widest(self, image: Tensor) -> int:
+        """Numbers of one image in the largest layer, or in the image where the layers cannot be watched."""
+        try:
+            with (
+                frozen(self.model),
+                torch.inference_mode(),
+                Taps(self.model, lambda name, layer: True, reduce=_numbers_a_row) as layers,
+            ):
+                self.model(image[None].to(self.device, self.dtype))
+        except (
+            Exception
+        ):  # compiled modules take no hooks; what is wrong with the model has been said at the door
+            return entries_of(image)
+        return max(entries_of(image), *layers.values)
 
     def _try_out(self, image: Tensor) -> None:
         """One forward pass at the door: the number of classes, and whether an answer depends on its neighbours."""
         with frozen(self.model), torch.inference_mode():
             rows = torch.stack([image, 1 - image, image * 0.5]).to(self.device, self.dtype)
             try:
-                with Taps(self.model, lambda name, layer: True, reduce=_numbers_a_row) as layers:
-                    together = first_tensor(self.model(rows), "the model")
+                together = first_tensor(self.model(rows), "the model")
                 alone = first_tensor(self.model(rows[:1]), "the model")
             except JostleError:
                 raise
@@ -285,7 +299,6 @@ class SmoothedClassifier:
             bool(torch.isfinite(together.amax(1)).all()),
             "the model answers NaN or infinity to the first image",
         )
-        self._widest = max(entries_of(image), *layers.values)
         scale = float(together.abs().max()) + 1e-12
         if float((together[0] - alone[0]).abs().max()) > 0.02 * scale:  # bfloat16 rounds by 0.004
             warnings.warn(
