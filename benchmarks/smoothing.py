@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from jostle.smoothing import METHODS, Fixed, SmoothedClassifier, simulate
 
-SIGMA, INPUTS, DRAWS = 0.5, 4, 6400
+SIGMA, INPUTS, DRAWS = 0.5, 8, 12_800
 
 
 class CohenLoop:
@@ -110,8 +110,8 @@ def models() -> dict[str, tuple[nn.Module, tuple[int, ...], int, int]]:
     return {
         "linear": (linear.eval(), (1, 8, 8), 1000, DRAWS),
         "MLP": (mlp.eval(), (1, 8, 8), 1000, DRAWS),
-        "MLP of 28 x 28": (wide.eval(), (1, 28, 28), 400, DRAWS // 4),
-        "small CNN": (cnn.eval(), (1, 28, 28), 400, DRAWS // 16),
+        "MLP of 28 x 28": (wide.eval(), (1, 28, 28), 400, DRAWS // 8),
+        "small CNN": (cnn.eval(), (1, 28, 28), 400, DRAWS // 32),
     }
 
 
@@ -191,7 +191,7 @@ if __name__ == "__main__":
     parser.add_argument("--logs", type=Path, nargs="+", default=[])
     parser.add_argument("--sigma", type=float, default=0.5)
     parser.add_argument("--only", default="", help="networks whose name holds this")
-    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rounds", type=int, default=10)
     given = parser.parse_args()
     for log in given.logs:
         published(log, given.sigma)
