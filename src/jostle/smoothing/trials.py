@@ -90,8 +90,14 @@ def load_splits(
     if labelled:
         each = max(1, labelled // len(every.classes))
         some = torch.cat([(labels == k).nonzero()[:each, 0] for k in range(len(every.classes))])
-    parts = (images, images[some], labels[some], test_images, test_labels)
-    return Splits(*(part.to(device) for part in parts), every.classes)
+    return Splits(
+        images.to(device),
+        images[some].to(device),
+        labels[some].to(device),
+        test_images.to(device),
+        test_labels.to(device),
+        every.classes,
+    )
 
 
 def build_encoder(
@@ -191,11 +197,12 @@ def certify_method(
     return smoothed.certify(splits.test_images, labels=splits.test_labels, seed=seed, **settings)
 
 
-def images_a_second(model: nn.Module, images: Tensor, rounds: int = 5) -> float:
-    """Forward passes a second over a batch, the best of a few rounds."""
-    best = float("inf")
+def images_a_second(model: nn.Module, images: Tensor, rounds: int = 5, seconds: float = 0.3) -> float:
+    """Forward passes a second over a batch, the best of a few rounds and of as many as fit in some time."""
+    best, end = float("inf"), time.perf_counter() + seconds
     with frozen(model), torch.inference_mode():
-        for _ in range(rounds):
+        while rounds > 0 or time.perf_counter() < end:
+            rounds -= 1
             began = time.perf_counter()
             out = model(images)
             float(out.sum())  # waits for a device with a queue
