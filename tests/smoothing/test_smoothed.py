@@ -1,6 +1,8 @@
 """Certificates of networks whose p_A is known, draws that depend on nothing but the seed, and the door."""
 
 import math
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -55,7 +57,9 @@ def test_at_most_one_certificate_in_a_thousand_is_false(method):
     exact = (x.double() @ torch.ones(4).double() / 2 - 0.75).numpy()
     radii = tuple(np.linspace(0, 0.7, 15))
     found = SmoothedClassifier(model, 0.5).certify(x, method=method, n_max=2000, radii=radii, alpha=1e-3)
-    assert int((found.radius.numpy() > exact).sum()) <= 1
+    # The sequential test spends less than its level on most inputs. The fixed one is false at nearly alpha, so that one
+    # in a thousand is what to expect; more than five would come once in 1,700 times.
+    assert int((found.radius.numpy() > exact).sum()) <= (1 if method == "sequential" else 5)
     assert found.certified(0.2) > 0.9
 
 
@@ -90,10 +94,75 @@ def net():
 @pytest.mark.parametrize("batch", [7, 64, 1000])
 def test_counts_do_not_depend_on_the_batch(net, images, batch):
     # In float64, where the rounding of another batch shape does not move an answer.
-    one = SmoothedClassifier(net, 0.5, batch=301).counts(images, n=700, seed=3)
-    assert torch.equal(SmoothedClassifier(net, 0.5, batch=batch).counts(images, n=700, seed=3), one)
-    assert not torch.equal(SmoothedClassifier(net, 0.5, batch=batch).counts(images, n=700, seed=4), one)
-    assert bool((one.sum(1) == 700).all())
+    images, n = images[:8], 2000  # of two pieces each
+    one = SmoothedClassifier(net, 0.5, batch=301).counts(images, n=n, seed=3)
+    assert torch.equal(SmoothedClassifier(net, 0.5, batch=batch).counts(images, n=n, seed=3), one)
+    assert not torch.equal(SmoothedClassifier(net, 0.5, batch=301).counts(images, n=n, seed=4), one)
+    assert bool((one.sum(1) == n).all())
+
+
+@pytest.fixture
+def cores():
+    """Sets how many cores torch takes, and puts back what it was."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_counts_and_certificates_do_not_depend_on_the_number_of_cores(net, images, cores, number):
+    plain = SmoothedClassifier(net, 0.5, batch=90)
+    counts, table = plain.counts(images, n=700), plain.certify(images, n_max=2000, radii=(0.0, 0.25))
+    cores(number)
+    assert torch.equal(plain.counts(images, n=700), counts)
+    again = plain.certify(images, n_max=2000, radii=(0.0, 0.25))
+    assert all(torch.equal(getattr(again, name), getattr(table, name)) for name in ("hits", "used", "radius"))
+    assert torch.get_num_threads() == number
+
+
+class Noting(nn.Module):
+    """Keeps what it is working on on itself, as modules do, and where it was run."""
+
+    def __init__(self, inner, locked=False):
+        super().__init__()
+        self.inner, self.rows = inner, None
+        self.lock = threading.Lock() if locked else None
+
+    def forward(self, x):
+        THREADS.add(threading.current_thread().name)
+        self.rows = x
+        time.sleep(0.001)
+        return self.inner(self.rows)
+
+
+THREADS: set[str] = set()
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_model_that_keeps_things_on_itself_has_copies_or_runs_alone(net, images, cores, locked):
+    wanted = SmoothedClassifier(net, 0.5, batch=50).counts(images[:4], n=500)
+    cores(2)
+    THREADS.clear()
+    model = Noting(net, locked)
+    assert torch.equal(SmoothedClassifier(model, 0.5, batch=50).counts(images[:4], n=500), wanted)
+    # A lock cannot be copied. The main thread tries the model out.
+    assert len(THREADS) == (1 if locked else 3)
+
+
+def test_what_goes_wrong_on_another_core_is_said_and_nothing_stays_behind(images, cores):
+    cores(2)
+    before = threading.active_count()
+    model = Broken("later nan").train()
+    with pytest.raises(JostleError, match="NaN or infinity .after"):
+        SmoothedClassifier(model, 0.25, batch=64).certify(images[:5], n_max=5000)
+    assert threading.active_count() == before and torch.get_num_threads() == 2 and model.training
+
+
+def test_no_two_pieces_of_an_input_have_one_seed():
+    from jostle.smoothing.noise import seed_of
+
+    assert len({seed_of(3, 7, piece) for piece in range(20_000)}) == 20_000
+    assert seed_of(3, 7, 0) != seed_of(3, 8, 0) != seed_of(4, 8, 0)
 
 
 def test_certificates_do_not_depend_on_order_or_company(net, images):

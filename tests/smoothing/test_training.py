@@ -122,9 +122,9 @@ def test_every_objective_trains_a_network_that_certifies(name):
     x, y = data()
     net = model()
     objective = OBJECTIVES[name]() if name != "macer" else MACER(copies=4)
-    losses = fit(net, x, y, 0.25, objective, Recipe(steps=80, batch=60, lr=0.01, warmup=5), gen())
+    losses = fit(net, x, y, 0.25, objective, Recipe(steps=50, batch=60, lr=0.02, warmup=5), gen())
     found = SmoothedClassifier(net, 0.25).certify(x[:30], labels=y[:30], n_max=500)
-    assert len(losses) == 80 and not net.training
+    assert len(losses) == 50 and not net.training
     assert found.average_radius() > 0.2 and found.accuracy() > 0.9
 
 
@@ -143,7 +143,7 @@ def test_consistency_makes_answers_agree_under_noise():
 def test_no_attack_within_a_certificate_changes_the_smoothed_answer():
     x, y = data(100)
     net = model()
-    fit(net, x, y, 0.25, SmoothAdv(0.25), Recipe(steps=100, batch=60, lr=0.01, warmup=5), gen())
+    fit(net, x, y, 0.25, SmoothAdv(0.25), Recipe(steps=60, batch=60, lr=0.02, warmup=5), gen())
     smoothed = SmoothedClassifier(net, 0.25)
     found = smoothed.certify(x, labels=y, n_max=2000)
     assert found.certified(0.25) > 0.5

@@ -53,19 +53,8 @@ from jostle.smoothing.schedule import (
     time_embedding,
 )
 from jostle.smoothing.smoothed import SmoothedClassifier
-from jostle.smoothing.verbs import (
-    Network,
-    Predictions,
-    certify,
-    compare,
-    plan,
-    predict,
-    pretrain,
-    spread,
-    train,
-    tune,
-    verify,
-)
+from jostle.smoothing.teaching import Network, pretrain, train, tune
+from jostle.smoothing.verbs import Predictions, certify, compare, plan, predict, spread, verify
 from jostle.smoothing.views import AffineViews, ColourViews, Views
 
 VERBS = (certify, predict, plan, compare, verify, train, pretrain, tune)

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 import numpy as np
@@ -47,23 +47,33 @@ class Anytime(Procedure):
         return _AnytimeTrack(self, top)
 
 
+# At the early looks the same few counts come for input after input.
+@lru_cache(maxsize=2**15)
+def _decided(
+    hits: int, n: int, thresholds: tuple[float, ...], levels: tuple[float, float], truncated: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Which thresholds the process puts below `p_A`, and which above, were these counts all there is."""
+    at = np.array(thresholds)
+    against = log_e(hits, n, at, truncated=truncated)
+    mirrored = log_e(n - hits, n, 1 - at, truncated=truncated)
+    # Without truncation the process grows on either side; only one of them speaks for the claim.
+    side = hits > n * at
+    return side & (against >= -math.log(levels[0])), ~side & (mirrored >= -math.log(levels[1]))
+
+
 class _AnytimeTrack(Track):
     def __init__(self, plan: Anytime, top: int) -> None:
         self.plan, self.top, self.at = plan, top, 0
         self.next_look = plan.looks[0]
-        self.thresholds = np.array(plan.thresholds)
-        self.above = np.zeros(len(self.thresholds), dtype=bool)
+        self.above = np.zeros(len(plan.thresholds), dtype=bool)
         self.below = self.above.copy()
 
     def look(self, counts: Counts, n: int) -> bool:
         plan, hits = self.plan, int(counts[self.top])
         alpha, beta = plan.levels
-        against = log_e(hits, n, self.thresholds, truncated=plan.truncated)
-        mirrored = log_e(n - hits, n, 1 - self.thresholds, truncated=plan.truncated)
-        # Without truncation the process grows on either side; only one of them speaks for the claim.
-        side = hits > n * self.thresholds
-        self.above |= side & (against >= -math.log(alpha))
-        self.below |= ~side & (mirrored >= -math.log(beta))
+        above, below = _decided(hits, n, plan.thresholds, plan.levels, plan.truncated)
+        self.above |= above
+        self.below |= below
         self.at += 1
         done = self.at == len(plan.looks) or bool(self.below[0])
         if not done and plan.tolerance:
@@ -77,7 +87,7 @@ class _AnytimeTrack(Track):
         if done:
             self.p_lower = anytime_lower(hits, n, alpha, truncated=plan.truncated)
             if self.above.any():  # what was shown at an earlier look stays shown
-                self.p_lower = max(self.p_lower, float(self.thresholds[self.above].max()))
+                self.p_lower = max(self.p_lower, float(np.array(plan.thresholds)[self.above].max()))
             self.certain = self.p_lower > 0.5
             self.radius = float(radius_of(self.p_lower, plan.sigma))
             return True

@@ -3,7 +3,7 @@
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -27,6 +27,12 @@ class Bounded(Procedure):
 
     def begin(self, top: int, selection: Counts) -> Track:
         return _BoundedTrack(self, top)
+
+
+# At the early looks the same few counts come for input after input.
+@lru_cache(maxsize=2**15)
+def _both(hits: int, count: int, alpha: float, beta: float) -> tuple[float, float]:
+    return float(lower_bound(hits, count, alpha)), float(upper_bound(hits, count, beta))
 
 
 class _BoundedTrack(Track):
@@ -66,11 +72,7 @@ class Union(Bounded):
     def bounds(self, hits: list[int]) -> tuple[float, float]:
         i = len(hits)
         share = 5 / ((i + 4) * (i + 5))
-        n = self.looks[i - 1]
-        return (
-            float(lower_bound(hits[-1], n, self.alpha * share)),
-            float(upper_bound(hits[-1], n, self.beta * share)),
-        )
+        return _both(hits[-1], self.looks[i - 1], self.alpha * share, self.beta * share)
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,7 @@ class Stages(Bounded):
         i = len(hits) - 1
         before, n0 = (hits[i - 1], self.looks[i - 1]) if i else (0, 0)
         fresh, n = hits[i] - before, self.looks[i] - n0
-        return float(lower_bound(fresh, n, self.alpha / 3)), float(upper_bound(fresh, n, self.beta / 3))
+        return _both(fresh, n, self.alpha / 3, self.beta / 3)
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
+from threading import Lock
 
 import numpy as np
 import torch
@@ -12,7 +14,11 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.core.taps import first_tensor
-from jostle.smoothing.noise import Filler, entries_of, piece_of, stream
+from jostle.smoothing.crew import Crew
+from jostle.smoothing.noise import Filler, entries_of, piece_of, seed_of
+
+# With fewer draws than this in sight a batch is not shared out among the workers.
+_WORTH = 32
 
 
 @dataclass(eq=False)
@@ -30,7 +36,7 @@ class Job:
     counts: Int[np.ndarray, " classes"] = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
     drawn: int = 0  # laid out in batches
     seen: int = 0  # counted
-    generator: torch.Generator | None = None
+    pieces: int = 0  # of its noise, so far
 
 
 def draw(
@@ -44,123 +50,129 @@ def draw(
     device: torch.device,
     dtype: torch.dtype,
     noise_on: torch.device,
-) -> Iterator[Job]:
+) -> Generator[Job, None, None]:
     """Run jobs to their end and yield each as it is done.
 
     A batch is filled with draws of as many inputs as it takes, each up to its next look; the oldest input goes
-    first, and new ones start when room is left. Noise is made in the batch, in place; answers are counted by one
-    `bincount`. On a device with a queue the next batch is laid out while the last one runs. The draws of an input
-    come from its own stream, read in pieces whose size depends on the input's shape and its looks alone, so counts
-    do not depend on the batch, the order or the neighbours.
+    first, and new ones start when room is left. Noise is made in the batch, in place; answers are counted all at
+    once. While batches run on a device's queue or on the other cores, the next is laid out; they are counted
+    in the order in which they were laid out, so what is in a batch does not hang on which was done first. The draws
+    of an input come in pieces, each from a stream of its own, whose sizes depend on the input's shape and its looks
+    alone, so counts do not depend on the batch, the order, the neighbours or the number of cores.
 
     **Arguments:** `model`: in evaluation mode. `jobs`: taken one by one, as there is room. `fill`: makes noisy copies.
     `batch`: rows a forward pass. `classes`: number of outputs. `seed`: of all streams. `device`, `dtype`: of
     the model's input. `noise_on`: device that draws.
     **Raises:** `JostleError` if the model answers NaN or infinity, or another number of classes.
     """
-    packer = _Packer(iter(jobs), fill, batch, classes, seed, dtype, noise_on)
-    deep = 1 if device.type == "cpu" else 2
-    running: deque[_Batch] = deque()
-    while True:
-        # Not around the loop: the caller's own work between two images is not ours to put in inference mode.
-        with torch.inference_mode():
+    with closing(Crew(model, device, noise_on)) as crew:
+        packer = _Packer(iter(jobs), batch, classes, seed, dtype, noise_on, len(crew.models))
+        running: deque[_Batch] = deque()
+        while True:
             packed = packer.pack()
             if packed is not None:
-                packed.answers, packed.largest = _answer(model, packed.buffer[: packed.length], classes)
+                packed.result = crew.start(packed.run, fill, classes)
                 running.append(packed)
             if not running:
                 return
-            finished = packer.count(running.popleft()) if packed is None or len(running) >= deep else []
-        yield from finished
+            if packed is None or len(running) >= crew.ahead:
+                yield from packer.count(running.popleft())
+
+
+class _Piece:
+    """Draws of one input that are made together; two batches may share them."""
+
+    def __init__(self, job: Job, size: int, seed: int) -> None:
+        self.job, self.size, self.seed = job, size, seed_of(seed, job.name, job.pieces)
+        self.whole: Tensor | None = None
+        self.lock = Lock()
+        job.pieces += 1
+        job.drawn += size
+
+    def write(self, rows: Tensor, start: int, fill: Filler, generator: torch.Generator) -> None:
+        """Write as many of the draws as there are rows, from `start` on."""
+        if len(rows) == self.size:
+            fill(rows, self.job.image, generator.manual_seed(self.seed))
+            return
+        with self.lock:
+            if self.whole is None:
+                self.whole = rows.new_empty((self.size, *rows.shape[1:]))
+                fill(self.whole, self.job.image, generator.manual_seed(self.seed))
+        rows.copy_(self.whole[start : start + len(rows)])
 
 
 @dataclass(eq=False)
 class _Batch:
     buffer: Tensor
-    length: int
-    parts: list[tuple[Job, int]]
-    answers: Tensor | None = None
-    largest: Tensor | None = None  # finite if all answers are; read late, not to wait for the device
+    parts: list[tuple[_Piece, int, int]]  # with the first of the piece's draws, and how many
+    result: Callable[[], tuple[Tensor, Tensor]] | None = None
+
+    def run(
+        self, model: nn.Module, generator: torch.Generator, fill: Filler, classes: int
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, ""]]:
+        """The answer of each row, and a number that is finite if all logits are."""
+        at = 0
+        for piece, start, number in self.parts:
+            piece.write(self.buffer[at : at + number], start, fill, generator)
+            at += number
+        return _answer(model, self.buffer[:at], classes)
 
 
 class _Packer:
     def __init__(
         self,
         jobs: Iterator[Job],
-        fill: Filler,
         batch: int,
         classes: int,
         seed: int,
         dtype: torch.dtype,
         noise_on: torch.device,
+        workers: int,
     ) -> None:
-        self.jobs, self.fill, self.size, self.classes, self.seed = jobs, fill, batch, classes, seed
-        self.noise_on, self.dtype = noise_on, dtype
+        self.jobs, self.size, self.classes, self.seed = jobs, batch, classes, seed
+        self.noise_on, self.dtype, self.workers = noise_on, dtype, workers
         self.ready: deque[Job] = deque()
-        self.rest: tuple[Job, Tensor] | None = None  # the end of a piece that did not fit
-        self.buffers: deque[Tensor] = deque()
+        self.rest: tuple[_Piece, int] | None = None  # a piece of which only the beginning found room
+        self.buffers: list[Tensor] = []
+        self.shape: torch.Size | None = None
+        self.most = 0  # draws a piece
+        self.ended = False
         self.done = 0
 
     def pack(self) -> _Batch | None:
         """The next batch, or None if all that is wanted has been laid out."""
-        parts: list[tuple[Job, int]] = []
-        rows: Tensor | None = None
-        room = self.size
-        if self.rest is not None:
-            job, left = self.rest
-            rows = self._buffer(left[0])
-            taken = min(room, len(left))
-            rows[:taken] = left[:taken]
+        parts, room, image = [], self._room(), None
+        while room and (left := self.rest or self._piece()) is not None:
+            piece, start = left
+            taken = min(room, piece.size - start)
+            parts.append((piece, start, taken))
             room -= taken
-            parts.append((job, taken))
-            self.rest = (job, left[taken:]) if taken < len(left) else None
-        while room and (job := self._next(rows)) is not None:
-            if rows is None:
-                rows = self._buffer(job.image)
-            while room and job.drawn < job.want:
-                piece = min(job.want - job.drawn, piece_of(entries_of(job.image), self.noise_on))
-                if job.generator is None:
-                    job.generator = stream(self.seed, job.name, self.noise_on)
-                start = self.size - room
-                taken = min(room, piece)
-                if piece <= room:
-                    self.fill(rows[start : start + piece], job.image, job.generator)
-                else:
-                    whole = rows.new_empty((piece, *rows.shape[1:]))
-                    self.fill(whole, job.image, job.generator)
-                    rows[start:] = whole[:taken]
-                    self.rest = (job, whole[taken:])
-                job.drawn += piece
-                room -= taken
-                parts.append((job, taken))
-            if job.drawn < job.want:
-                self.ready.appendleft(job)
-        if rows is None:
-            return None
-        return _Batch(rows, self.size - room, parts)
+            self.rest = (piece, start + taken) if start + taken < piece.size else None
+            image = piece.job.image
+        return None if image is None else _Batch(self._buffer(image), parts)
 
     def count(self, batch: _Batch) -> list[Job]:
         """Add a batch's answers to its jobs; the jobs that are done."""
-        assert batch.answers is not None and batch.largest is not None
+        assert batch.result is not None
+        answers, largest = batch.result()
         require(
-            math.isfinite(float(batch.largest)),
+            math.isfinite(float(largest)),
             f"the model answers NaN or infinity (after {self.done} inputs were done): look at its weights, or at an "
             "overflow in half precision",
         )
-        slots: dict[int, Job] = {}
-        for job, _ in batch.parts:
-            slots.setdefault(id(job), job)
-        order = {key: i for i, key in enumerate(slots)}
-        where = np.repeat(
-            np.array([order[id(job)] for job, _ in batch.parts]), [taken for _, taken in batch.parts]
-        )
-        flat = batch.answers + torch.from_numpy(where * self.classes).to(batch.answers.device)
-        table = torch.bincount(flat, minlength=len(order) * self.classes).cpu().numpy()
+        slots: dict[Job, int] = {}
+        where = [slots.setdefault(piece.job, len(slots)) for piece, _, _ in batch.parts]
+        numbers = [number for _, _, number in batch.parts]
+        for (piece, _, _), number in zip(batch.parts, numbers, strict=True):
+            piece.job.seen += number
+        flat = answers.cpu().numpy()
+        if len(slots) > 1:
+            flat = flat + np.repeat(np.array(where) * self.classes, numbers)
+        table = np.bincount(flat, minlength=len(slots) * self.classes)
         self.buffers.append(batch.buffer)
         finished = []
-        for job, row in zip(slots.values(), table.reshape(-1, self.classes), strict=True):
+        for job, row in zip(slots, table.reshape(-1, self.classes), strict=True):
             job.counts = row if not len(job.counts) else job.counts + row
-            job.seen += int(row.sum())
             if job.seen == job.want:
                 if job.decide(job):
                     finished.append(job)
@@ -170,20 +182,37 @@ class _Packer:
                     self.ready.append(job)
         return finished
 
-    def _next(self, rows: Tensor | None) -> Job | None:
-        if self.ready:
-            return self.ready.popleft()
-        job = next(self.jobs, None)
-        if job is not None and rows is not None and job.image.shape != rows.shape[1:]:
-            raise JostleError(
-                f"images must share one shape, but {tuple(rows.shape[1:])} and {tuple(job.image.shape)} came; "
-                "give size=... to load_data"
-            )
-        return job
+    def _room(self) -> int:
+        """Rows of the next batch: at the end, when no new inputs come, what is left is shared out."""
+        if not self.ended or self.workers == 1:
+            return self.size
+        left = sum(job.want - job.drawn for job in self.ready)
+        return min(self.size, max(_WORTH, math.ceil(left / self.workers)))
+
+    def _piece(self) -> tuple[_Piece, int] | None:
+        if not self.ready:
+            job = next(self.jobs, None)
+            if job is None:
+                self.ended = True
+                return None
+            if self.shape is None:
+                self.shape = job.image.shape
+                self.most = piece_of(entries_of(job.image), self.noise_on)
+            if job.image.shape != self.shape:
+                raise JostleError(
+                    f"images must share one shape, but {tuple(self.shape)} and {tuple(job.image.shape)} came; "
+                    "give size=... to load_data"
+                )
+            self.ready.append(job)
+        job = self.ready[0]
+        piece = _Piece(job, min(job.want - job.drawn, self.most), self.seed)
+        if job.drawn == job.want:
+            self.ready.popleft()
+        return piece, 0
 
     def _buffer(self, image: Tensor) -> Tensor:
-        if self.buffers and self.buffers[0].shape == (self.size, *image.shape):
-            return self.buffers.popleft()
+        if self.buffers:
+            return self.buffers.pop()
         return torch.empty((self.size, *image.shape), dtype=self.dtype, device=image.device)
 
 

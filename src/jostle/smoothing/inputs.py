@@ -1,12 +1,24 @@
-"""Images to certify, whatever form they come in."""
+"""What comes in: images to certify, whatever form they have, and the device by its name."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from jostle.core.errors import require
+
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def device_of(name: Device) -> torch.device:
+    """The device by its name; `auto` is a GPU where there is one.
+
+    **Raises:** `JostleError` for `cuda` where there is none.
+    """
+    there = torch.cuda.is_available()
+    require(name != "cuda" or there, "device is 'cuda', but there is none")
+    return torch.device("cuda" if there and name != "cpu" else "cpu")
 
 
 class Inputs:

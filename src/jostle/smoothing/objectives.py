@@ -17,13 +17,35 @@ from jostle.core.taps import first_tensor, frozen
 Logits = Float[Tensor, "batch classes"]
 
 
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """What a loss is computed from: a network, images with labels, and noise of a size."""
+
+    model: nn.Module
+    x: Tensor
+    y: Tensor
+    sigma: float
+    generator: torch.Generator
+
+    def noises(self, copies: int) -> list[Tensor]:
+        """Noises of the shape of the images."""
+        return [noise_like(self.x, self.sigma, self.generator) for _ in range(copies)]
+
+    def logits(self, x: Tensor, noises: list[Tensor]) -> Float[Tensor, "copies batch classes"]:
+        """The network's answers to `x` under each noise."""
+        return _under(self.model, x, noises)
+
+    def cross_entropy(self, logits: Float[Tensor, "copies batch classes"]) -> Tensor:
+        """Of all copies."""
+        return functional.cross_entropy(logits.flatten(0, 1), self.y.repeat(len(logits)))
+
+
 class Objective(ABC):
     """A training loss for noise of a given size: `objective.loss(model, x, y, sigma, generator)`.
 
     Images lie in [0, 1]; the model normalises inside. `strength` in [0, 1] scales the regulariser, for a warm-up.
     """
 
-    @abstractmethod
     def loss(
         self,
         model: nn.Module,
@@ -34,22 +56,19 @@ class Objective(ABC):
         strength: float = 1.0,
     ) -> Float[Tensor, ""]:
         """The mean loss of a batch."""
+        return self.of(Batch(model, x, y, sigma, generator), strength)
+
+    @abstractmethod
+    def of(self, batch: Batch, strength: float) -> Float[Tensor, ""]:
+        """The mean loss, from what `loss` was given."""
 
 
 @dataclass(frozen=True)
 class Gaussian(Objective):
     """Cross-entropy of one noisy copy: Gaussian augmentation (Cohen, Rosenfeld & Kolter 2019)."""
 
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-        strength: float = 1.0,
-    ) -> Tensor:
-        return functional.cross_entropy(_logits(model, x + noise_like(x, sigma, generator)), y)
+    def of(self, batch: Batch, strength: float) -> Tensor:
+        return batch.cross_entropy(batch.logits(batch.x, batch.noises(1)))
 
 
 @dataclass(frozen=True)
@@ -61,18 +80,10 @@ class Stability(Objective):
 
     lam: float = 2.0
 
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-        strength: float = 1.0,
-    ) -> Tensor:
-        clean, noisy = _logits(model, torch.cat([x, x + noise_like(x, sigma, generator)])).chunk(2)
+    def of(self, batch: Batch, strength: float) -> Tensor:
+        clean, noisy = batch.logits(batch.x, [torch.zeros_like(batch.x), *batch.noises(1)])
         apart = _kl(functional.log_softmax(clean, 1), functional.log_softmax(noisy, 1)).mean()
-        return functional.cross_entropy(clean, y) + strength * self.lam * apart
+        return functional.cross_entropy(clean, batch.y) + strength * self.lam * apart
 
 
 @dataclass(frozen=True)
@@ -93,19 +104,9 @@ class Consistency(Objective):
         require(self.copies >= 2, f"copies must be at least 2, but {self.copies} came")
         require(self.lam >= 0 and self.eta >= 0, "lam and eta must be at least 0")
 
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-        strength: float = 1.0,
-    ) -> Tensor:
-        many = torch.cat([x + noise_like(x, sigma, generator) for _ in range(self.copies)])
-        logits = _logits(model, many)
-        plain = functional.cross_entropy(logits, y.repeat(self.copies))
-        return plain + strength * consistency(logits.unflatten(0, (self.copies, len(x))), self.lam, self.eta)
+    def of(self, batch: Batch, strength: float) -> Tensor:
+        logits = batch.logits(batch.x, batch.noises(self.copies))
+        return batch.cross_entropy(logits) + strength * consistency(logits, self.lam, self.eta)
 
 
 def consistency(logits: Float[Tensor, "copies batch classes"], lam: float, eta: float) -> Float[Tensor, ""]:
@@ -139,27 +140,18 @@ class MACER(Objective):
     gamma: float = 8.0
     beta: float = 16.0
 
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-        strength: float = 1.0,
-    ) -> Tensor:
-        many = torch.cat([x + noise_like(x, sigma, generator) for _ in range(self.copies)])
-        logits = _logits(model, many).float().unflatten(0, (self.copies, len(x)))
-        plain = functional.nll_loss(logits.softmax(2).mean(0).clamp_min(1e-20).log(), y)
+    def of(self, batch: Batch, strength: float) -> Tensor:
+        logits = batch.logits(batch.x, batch.noises(self.copies)).float()
+        plain = functional.nll_loss(logits.softmax(2).mean(0).clamp_min(1e-20).log(), batch.y)
         z = (self.beta * logits).softmax(2).mean(0)
         tops = z.topk(2, dim=1)
-        right = tops.indices[:, 0] == y
+        right = tops.indices[:, 0] == batch.y
         # Away from 0 and 1, where the quantile has no finite slope.
         a, b = tops.values.clamp(1e-5, 1 - 1e-5).unbind(1)
         margin = torch.special.ndtri(a) - torch.special.ndtri(b)
         counted = right & (margin.abs() <= self.gamma)
-        hinge = torch.where(counted, self.gamma - margin, 0.0).sum() / len(x)
-        return plain + strength * self.lam * sigma / 2 * hinge
+        hinge = torch.where(counted, self.gamma - margin, 0.0).sum() / len(batch.y)
+        return plain + strength * self.lam * batch.sigma / 2 * hinge
 
 
 @dataclass(frozen=True)
@@ -175,19 +167,10 @@ class SmoothAdv(Objective):
     steps: int = 2
     copies: int = 2
 
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-        strength: float = 1.0,
-    ) -> Tensor:
-        noises = [noise_like(x, sigma, generator) for _ in range(self.copies)]
-        moved = x + attack(model, x, y, noises, self.radius * strength, self.steps)
-        logits = _logits(model, torch.cat([moved + noise for noise in noises]))
-        return functional.cross_entropy(logits, y.repeat(self.copies))
+    def of(self, batch: Batch, strength: float) -> Tensor:
+        noises = batch.noises(self.copies)
+        moved = batch.x + attack(batch.model, batch.x, batch.y, noises, self.radius * strength, self.steps)
+        return batch.cross_entropy(batch.logits(moved, noises))
 
 
 def attack(
@@ -209,8 +192,7 @@ def attack(
     rule = Steepest(2 * radius / steps if size is None else size)
 
     def objective(u: Tensor) -> Tensor:
-        answers = _logits(model, torch.cat([x + u + noise for noise in noises])).float()
-        mean = answers.softmax(1).unflatten(0, (len(noises), len(x))).mean(0)
+        mean = _under(model, x + u, noises).float().softmax(2).mean(0)
         return -mean.gather(1, y[:, None])[:, 0].clamp_min(1e-20).log()
 
     # Parameters need no gradients here, and batch norm must not learn from attacks.
@@ -234,30 +216,19 @@ class SmoothMix(Objective):
     eta: float = 5.0
     copies: int = 2
 
-    def loss(
-        self,
-        model: nn.Module,
-        x: Tensor,
-        y: Tensor,
-        sigma: float,
-        generator: torch.Generator,
-        strength: float = 1.0,
-    ) -> Tensor:
-        noises = [noise_like(x, sigma, generator) for _ in range(self.copies)]
+    def of(self, batch: Batch, strength: float) -> Tensor:
+        x, noises, generator = batch.x, batch.noises(self.copies), batch.generator
         # A ball that none of the steps can leave stands for no ball.
-        far = x + attack(model, x, y, noises, self.size * self.steps, self.steps, self.size)
-        logits = _logits(model, torch.cat([x + noise for noise in noises]))
-        plain = functional.cross_entropy(logits, y.repeat(self.copies))
-        answer = logits.detach().softmax(1).unflatten(0, (self.copies, len(x))).mean(0)
+        far = x + attack(batch.model, x, batch.y, noises, self.size * self.steps, self.steps, self.size)
+        logits = batch.logits(x, noises)
+        answer = logits.detach().softmax(2).mean(0)
         share = 0.5 * torch.rand(len(x), 1, generator=generator, device=generator.device).to(x.device)
         target = (1 - share) * answer + share / answer.shape[1]
         wide = share.reshape(-1, *[1] * (x.ndim - 1)).to(x.dtype)
         mixed = (1 - wide) * x + wide * far
-        logs = functional.log_softmax(
-            _logits(model, torch.cat([mixed + noise for noise in noises])).float(), 1
-        )
-        mean = logs.exp().unflatten(0, (self.copies, len(x))).mean(0).clamp_min(1e-20).log()
-        return plain + strength * self.eta * _kl(target.clamp_min(1e-20).log(), mean).mean()
+        mean = batch.logits(mixed, noises).float().softmax(2).mean(0).clamp_min(1e-20).log()
+        apart = _kl(target.clamp_min(1e-20).log(), mean).mean()
+        return batch.cross_entropy(logits) + strength * self.eta * apart
 
 
 OBJECTIVES: dict[str, type[Objective]] = {
@@ -277,8 +248,10 @@ def noise_like(x: Tensor, sigma: float, generator: torch.Generator) -> Tensor:
     return sigma * drawn.to(x.device, x.dtype)
 
 
-def _logits(model: nn.Module, x: Tensor) -> Tensor:
-    return first_tensor(model(x), "the model")
+def _under(model: nn.Module, x: Tensor, noises: list[Tensor]) -> Float[Tensor, "copies batch classes"]:
+    """Answers to `x` under each noise, in one pass."""
+    logits = first_tensor(model(torch.cat([x + noise for noise in noises])), "the model")
+    return logits.unflatten(0, (len(noises), len(x)))
 
 
 def _kl(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -161,6 +161,12 @@ class Sequential(Procedure):
         hopeless = accept[-1] - (self.n_max - n) - 1
         return accept, np.maximum(n - fails, hopeless)
 
+    @cached_property
+    def rows(self) -> list[tuple[list[int], list[int]]]:
+        """The tables by look, as lists: a look at a few radii is quicker without arrays."""
+        accept, reject = self.tables
+        return list(zip(accept.tolist(), reject.tolist(), strict=True))
+
     def _table(self, p0: float, level: float) -> Boundary:
         return boundary(p0, self.n_max, level, rho=self.rho, first=self.first, ratio=self.ratio)
 
@@ -172,23 +178,26 @@ class _SequentialTrack(Track):
     def __init__(self, plan: Sequential, top: int) -> None:
         self.plan, self.top, self.at = plan, top, 0
         self.next_look = plan.looks[0]
-        self.passed = np.zeros(len(plan.grid), dtype=bool)
+        self.passed = [False] * len(plan.grid)
+        self.proven = 0  # radii that count: these and all smaller ones have passed
         self.alive = len(plan.grid)  # radii from here on are given up
 
     def look(self, counts: Counts, n: int) -> bool:
-        accept, reject = self.plan.tables
-        hits = counts[self.top]
-        self.passed |= hits >= accept[self.at]
-        given_up = np.flatnonzero((hits <= reject[self.at]) & ~self.passed)
-        if len(given_up):
-            self.alive = min(self.alive, int(given_up[0]))
-        missing = np.flatnonzero(~self.passed[: self.alive])
-        proven = int(missing[0]) if len(missing) else self.alive
-        if proven:
+        accept, reject = self.plan.rows[self.at]
+        hits = int(counts[self.top])
+        for i in range(self.proven, self.alive):
+            if self.passed[i] or hits >= accept[i]:
+                self.passed[i] = True
+            elif hits <= reject[i]:
+                self.alive = i
+                break
+        while self.proven < self.alive and self.passed[self.proven]:
+            self.proven += 1
+        if self.proven:
             self.certain = True
-            self.radius, self.p_lower = self.plan.grid[proven - 1], self.plan.thresholds[proven - 1]
+            self.radius, self.p_lower = self.plan.grid[self.proven - 1], self.plan.thresholds[self.proven - 1]
         self.at += 1
-        if proven == self.alive or self.at == len(self.plan.looks):
+        if self.proven == self.alive or self.at == len(self.plan.looks):
             return True
         self.next_look = self.plan.looks[self.at]
         return False

@@ -2,8 +2,10 @@
 
 import hashlib
 import math
+import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import closing
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
-from jostle.core.taps import first_tensor, frozen
+from jostle.core.taps import Taps, first_tensor, frozen
 from jostle.smoothing.bounds import agreement_test, check_level, check_sigma
 from jostle.smoothing.certificates import Certificate, Certificates, Ledger
 from jostle.smoothing.comparators import METHODS
@@ -27,7 +29,8 @@ from jostle.zoo import Images
 Progress = Callable[[int, int, str], None]
 # Fields of a procedure that the settings name one by one.
 _NAMED = ("sigma", "alpha", "n_max", "radii")
-# A batch has about so many numbers, if nobody says otherwise: on a CPU it stays in the cache.
+# If nobody says otherwise, the largest of a network's layers has about so many numbers in a batch: on a CPU they
+# stay in the cache of a core. On a GPU the input has so many.
 _CPU_ENTRIES, _GPU_ENTRIES = 2**18, 2**25
 
 
@@ -50,9 +53,9 @@ class SmoothedClassifier:
     >>> net = nn.Linear(2, 2, bias=False)
     >>> net.weight.data = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     >>> smoothed = SmoothedClassifier(net, sigma=0.5)
-    >>> found = smoothed.certify(torch.tensor([[1.0, 0.0]]), radii=(0.0, 0.5, 0.7, 0.75))
+    >>> found = smoothed.certify(torch.tensor([[1.0, 0.0]]), radii=(0.0, 0.5, 0.65, 0.75))
     >>> found.prediction.tolist(), found.radius.tolist()  # the exact radius is 1/sqrt(2) = 0.707
-    ([0], [0.7])
+    ([0], [0.65])
     """
 
     def __init__(
@@ -130,13 +133,15 @@ class SmoothedClassifier:
         ledger = Ledger(settings, inputs.fingerprint(), Path(keep) if keep is not None else None)
         progress = _Progress(callback, len(inputs), ledger)
         found = self._draw(
-            (self._job(i, inputs, plan, n0, target) for i in ledger.missing(inputs.names)), first, seed
+            (self._job(i, inputs, plan, n0, target, progress) for i in ledger.missing(inputs.names)),
+            first,
+            seed,
         )
-        with frozen(self.model):
+        with frozen(self.model), closing(found):
             for job in found:
                 assert isinstance(job, _Certifying)
                 ledger.add(job.certificate())
-                progress.moved(job)
+                progress.tell()
         return ledger.close(inputs.names, inputs.paths)
 
     def predict(
@@ -175,8 +180,8 @@ class SmoothedClassifier:
         first = inputs.image(0)
         self._try_out(first)
         jobs = (Job(i, self._ready(inputs.image(i), i), n, lambda job: True) for i in range(len(inputs)))
-        with frozen(self.model):
-            done = {job.name: job.counts for job in self._draw(jobs, first, seed)}
+        with frozen(self.model), closing(self._draw(jobs, first, seed)) as found:
+            done = {job.name: job.counts for job in found}
         return torch.from_numpy(np.stack([done[i] for i in range(len(inputs))]))
 
     def _plan(
@@ -191,7 +196,9 @@ class SmoothedClassifier:
         require(method in METHODS, f"method must be one of {', '.join(METHODS)}, but {method!r} came")
         return METHODS[method](self.sigma, alpha, n_max, None if radii is None else tuple(radii))
 
-    def _job(self, at: int, inputs: "Inputs", plan: Procedure, n0: int, target: bool) -> Job:
+    def _job(
+        self, at: int, inputs: Inputs, plan: Procedure, n0: int, target: bool, progress: "_Progress"
+    ) -> Job:
         image, label = inputs.image(at), inputs.label(at)
         return _Certifying(
             inputs.names[at],
@@ -202,6 +209,7 @@ class SmoothedClassifier:
             n0=n0,
             label=label,
             forced=target,
+            progress=progress,
         )
 
     def _ready(self, image: Tensor, at: int) -> Tensor:
@@ -219,7 +227,7 @@ class SmoothedClassifier:
             )
         return image.to(self.device, self.dtype)
 
-    def _draw(self, jobs: Iterable[Job], first: Tensor, seed: int) -> Iterator[Job]:
+    def _draw(self, jobs: Iterable[Job], first: Tensor, seed: int) -> Generator[Job, None, None]:
         assert self.classes is not None
         noise_on = self.device if self.noise_on == "model" else torch.device("cpu")
         return draw(
@@ -237,8 +245,27 @@ class SmoothedClassifier:
     def _rows(self, first: Tensor) -> int:
         if self.batch is not None:
             return self.batch
-        entries = _CPU_ENTRIES if self.device.type == "cpu" else _GPU_ENTRIES
-        return max(16, min(8192, entries // entries_of(first)))
+        if self.device.type == "cpu":
+            # Not so few that a batch's own cost shows, if they fit in memory.
+            widest = self._widest(first)
+            few = max(16, min(128, 2**23 // widest))
+            return max(few, min(8192, _CPU_ENTRIES // widest))
+        return max(16, min(8192, _GPU_ENTRIES // entries_of(first)))
+
+    def _widest(self, image: Tensor) -> int:
+        """Numbers of one image in the largest layer, or in the image where the layers cannot be watched."""
+        try:
+            with (
+                frozen(self.model),
+                torch.inference_mode(),
+                Taps(self.model, lambda name, layer: True, reduce=_numbers_a_row) as layers,
+            ):
+                self.model(image[None].to(self.device, self.dtype))
+        except (
+            Exception
+        ):  # compiled modules take no hooks; what is wrong with the model has been said at the door
+            return entries_of(image)
+        return max(entries_of(image), *layers.values)
 
     def _try_out(self, image: Tensor) -> None:
         """One forward pass at the door: the number of classes, and whether an answer depends on its neighbours."""
@@ -273,7 +300,7 @@ class SmoothedClassifier:
             "the model answers NaN or infinity to the first image",
         )
         scale = float(together.abs().max()) + 1e-12
-        if float((together[0] - alone[0]).abs().max()) > 0.05 * scale:
+        if float((together[0] - alone[0]).abs().max()) > 0.02 * scale:  # bfloat16 rounds by 0.004
             warnings.warn(
                 "the model answers the same image differently in other company: its draws are not independent, and "
                 "certificates do not hold (batch statistics, or randomness inside)",
@@ -299,14 +326,19 @@ class SmoothedClassifier:
 class _Certifying(Job):
     """An input on its way: selection first, then a procedure's looks."""
 
-    def __init__(self, *job: Any, plan: Procedure, n0: int, label: int, forced: bool) -> None:
+    def __init__(
+        self, *job: Any, plan: Procedure, n0: int, label: int, forced: bool, progress: "_Progress"
+    ) -> None:
         super().__init__(*job)
+        self.progress, self.told = progress, 0
         self.plan, self.n0, self.label, self.forced = plan, n0, label, forced
         self.track: Track | None = None
         self.selected = self.counts
         self.top = -1
 
     def next(self) -> bool:
+        self.progress.drawn(self.seen - self.told)
+        self.told = self.seen
         if self.track is None:
             self.selected = self.counts
             self.top = self.label if self.forced else int(self.counts.argmax())
@@ -333,14 +365,32 @@ class _Certifying(Job):
         )
 
 
+def _numbers_a_row(activation: Tensor) -> int:
+    return activation[:1].numel() if activation.ndim else 1
+
+
 class _Progress:
-    """Tells how far it is, and how many draws an image has taken."""
+    """Tells how far it is: at every image that is done, and twice a second in between."""
+
+    every = 0.5
 
     def __init__(self, callback: Progress | None, total: int, ledger: Ledger) -> None:
         self.callback, self.total, self.ledger = callback, total, ledger
+        self.spent = ledger.draws
+        self._told = time.monotonic()
 
-    def moved(self, job: Job) -> None:
+    def drawn(self, number: int) -> None:
+        """So many draws more have been looked at."""
+        self.spent += number
+        if time.monotonic() - self._told > self.every:
+            self.tell()
+
+    def tell(self) -> None:
+        """Call back, with the draws that are left if the images to come are like those that are done."""
+        self._told = time.monotonic()
         if self.callback is not None:
-            done, draws = len(self.ledger), self.ledger.draws
-            left = math.ceil(draws / done * (self.total - done))
-            self.callback(done, self.total, f"{draws / done:,.0f} draws an image, about {left:,} left")
+            done, sentence = len(self.ledger), f"{self.spent:,} draws"
+            if 0 < done < self.total:
+                left = max(0, math.ceil(self.ledger.draws / done * self.total) - self.spent)
+                sentence += f", about {left:,} left"
+            self.callback(done, self.total, sentence)

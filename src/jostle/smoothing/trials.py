@@ -27,7 +27,6 @@ from jostle.smoothing.objectives import (
 )
 from jostle.smoothing.rrcm import RRCM
 from jostle.smoothing.smoothed import SmoothedClassifier
-from jostle.smoothing.views import AffineViews, ColourViews, Views
 from jostle.zoo import load_data
 
 Network = Literal["mlp", "conv", "vit"]
@@ -60,13 +59,20 @@ class Splits:
 
 
 def load_splits(
-    data: str, test: str | None, *, size: int, labelled: int, certified: int, generator: torch.Generator
+    data: str,
+    test: str | None,
+    *,
+    size: int,
+    labelled: int,
+    certified: int,
+    generator: torch.Generator,
+    device: torch.device,
 ) -> Splits:
     """Load a data set and part it; the test part is drawn from `data` if there is no `test`.
 
     **Arguments:** `data`, `test`: as for `zoo.load_data`. `size`: side in pixels, 0 for the images' own. `labelled`:
     training images with labels, as many a class; 0 for all. `certified`: test images, spread over the classes.
-    `generator`: draws the parts.
+    `generator`: draws the parts. `device`: where they go.
     """
     every = load_data(data, size=size or None)
     images, labels = every.tensors()
@@ -84,7 +90,14 @@ def load_splits(
     if labelled:
         each = max(1, labelled // len(every.classes))
         some = torch.cat([(labels == k).nonzero()[:each, 0] for k in range(len(every.classes))])
-    return Splits(images, images[some], labels[some], test_images, test_labels, every.classes)
+    return Splits(
+        images.to(device),
+        images[some].to(device),
+        labels[some].to(device),
+        test_images.to(device),
+        test_labels.to(device),
+        every.classes,
+    )
 
 
 def build_encoder(
@@ -98,11 +111,6 @@ def build_encoder(
         if kind == "conv":
             return TimedConv(shape[0], width, depth)
         return TimedViT(shape, patch=patch, width=width, depth=depth, heads=max(1, width // 64))
-
-
-def views_for(shape: tuple[int, int, int]) -> Views:
-    """Colour views for photographs, affine ones for grey digits."""
-    return ColourViews() if shape[0] == 3 else AffineViews()
 
 
 def pretraining(method: str, plan: RRCM) -> RRCM:
@@ -189,11 +197,12 @@ def certify_method(
     return smoothed.certify(splits.test_images, labels=splits.test_labels, seed=seed, **settings)
 
 
-def images_a_second(model: nn.Module, images: Tensor, rounds: int = 5) -> float:
-    """Forward passes a second over a batch, the best of a few rounds."""
-    best = float("inf")
+def images_a_second(model: nn.Module, images: Tensor, rounds: int = 5, seconds: float = 0.3) -> float:
+    """Forward passes a second over a batch, the best of a few rounds and of as many as fit in some time."""
+    best, end = float("inf"), time.perf_counter() + seconds
     with frozen(model), torch.inference_mode():
-        for _ in range(rounds):
+        while rounds > 0 or time.perf_counter() < end:
+            rounds -= 1
             began = time.perf_counter()
             out = model(images)
             float(out.sum())  # waits for a device with a queue

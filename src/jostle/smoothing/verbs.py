@@ -1,10 +1,10 @@
-"""What the command line offers: certify, predict, plan and compare a network of yours; train one that certifies."""
+"""What the command line offers for a network of yours: certify, predict, plan, compare, and check the certifier."""
 
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -15,21 +15,15 @@ from jostle.core.errors import require
 from jostle.smoothing.certificates import Certificates
 from jostle.smoothing.checks import check
 from jostle.smoothing.comparators import METHODS
-from jostle.smoothing.encoders import TimedViT
-from jostle.smoothing.fitting import Recipe, finetune, fit
+from jostle.smoothing.inputs import Device, device_of
 from jostle.smoothing.noise import Kind
-from jostle.smoothing.objectives import OBJECTIVES, Consistency
 from jostle.smoothing.planning import simulate
 from jostle.smoothing.procedures import dense_radii
-from jostle.smoothing.rrcm import RRCM, Pretraining
-from jostle.smoothing.saving import load_encoder, write_network
 from jostle.smoothing.smoothed import SmoothedClassifier
-from jostle.smoothing.views import AffineViews, ColourViews
 from jostle.zoo import Images
 
 Progress = Callable[[int, int, str], None]
 Method = Literal["sequential", "fixed", "anytime", "betting", "union", "stages", "input-specific"]
-Device = Literal["auto", "cpu", "cuda"]
 
 
 def certify(
@@ -61,7 +55,7 @@ def certify(
     forward pass; 0 chooses. `device`: where the model runs. `seed`: of the draws.
     **Returns:** the certificates.
     """
-    where = _device(device)
+    where = device_of(device)
     smoothed = SmoothedClassifier(
         model.to(where),
         sigma,
@@ -122,7 +116,7 @@ def predict(
     """
     chosen = spread(len(data), limit)
     few = data.subset(chosen)
-    found = SmoothedClassifier(model.to(_device(device)), sigma).predict(few, n=n, alpha=alpha, seed=seed)
+    found = SmoothedClassifier(model.to(device_of(device)), sigma).predict(few, n=n, alpha=alpha, seed=seed)
     return Predictions(found, few.labels, sigma)
 
 
@@ -135,7 +129,7 @@ def plan(
     alpha: float = 1e-3,
     n0: int = 100,
     n_max: int = 100_000,
-    images: int = 500,
+    images: int = 0,
     probe: int = 40,
     device: Device = "auto",
     seed: int = 0,
@@ -146,11 +140,12 @@ def plan(
     turned into time by the speed of the probe. The estimates are rough near 1, where they make things look easier.
 
     **Arguments:** `model`, `data`, `sigma`, `radii`, `alpha`, `n0`, `n_max`, `device`, `seed`: as for `certify`.
-    `images`: how many will be certified. `probe`: how many are tried now.
+    `images`: how many will be certified; 0: as many as `certify` would take. `probe`: how many are tried now.
     **Returns:** by method: draws an image, minutes in all, and the share that would be certified at all.
     """
+    images = images or len(spread(len(data), 500))
     few = data.subset(spread(len(data), probe))
-    smoothed = SmoothedClassifier(model.to(_device(device)), sigma)
+    smoothed = SmoothedClassifier(model.to(device_of(device)), sigma)
     smoothed.counts(few.subset([0]), n=50)  # the first pass pays for what is set up once
     began = time.perf_counter()
     counts = smoothed.counts(few, n=300, seed=seed)
@@ -193,175 +188,15 @@ def compare(certificates: Mapping[str, Certificates]) -> dict[str, dict[str, Any
     return rows
 
 
-def verify(*, seed: int = 0) -> dict[str, float]:
+def verify(*, count: int = 1000, seed: int = 0) -> dict[str, float]:
     """Closed-form checks of the certifier on this machine: linear models whose radius is known.
 
-    **Arguments:** `seed`: of the draws.
+    **Arguments:** `count`: certificates to make, at least 1. `seed`: of the draws.
     **Returns:** certificates made, those that were false (at most one in a thousand may be), the mean gap to the exact
     radius, and draws a second.
     """
-    return check(seed)
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A trained network: its weights, how it was made, and what the training saw last."""
-
-    suffix: ClassVar[str] = ".safetensors"
-
-    loss: float
-    steps: int
-    details: dict[str, Any]
-    state: dict[str, Tensor]
-
-    def numbers(self) -> dict[str, Any]:
-        """The last loss and the settings."""
-        return {"loss": self.loss, "steps": self.steps, **self.details}
-
-    def save(self, path: Path) -> None:
-        """Write the weights as safetensors, with the settings in its metadata."""
-        write_network(self.state, self.details, Path(path))
-
-
-def train(
-    model: nn.Module,
-    data: Images,
-    *,
-    sigma: float,
-    objective: Literal[
-        "gaussian", "stability", "consistency", "macer", "smoothadv", "smoothmix"
-    ] = "consistency",
-    steps: int = 2000,
-    batch: int = 128,
-    lr: float = 1e-3,
-    mirror: bool = False,
-    device: Device = "auto",
-    seed: int = 0,
-    callback: Progress | None = None,
-) -> Network:
-    """Train or fine-tune a network of yours so that it certifies well at one noise level.
-
-    **Arguments:** `model`: on images in [0, 1], of as many classes as `data`. `data`: images with labels, all of one
-    size. `sigma`: of the noise. `objective`: with the paper's settings; from Python each can be set. `steps`, `batch`,
-    `lr`: AdamW with a cosine. `mirror`: flip images left to right. `device`, `seed`: as for `certify`.
-    **Returns:** the weights, for `--out`.
-    """
-    where = _device(device)
-    images, labels = (part.to(where) for part in data.tensors())
-    recipe = Recipe(steps=steps, batch=batch, lr=lr, warmup=min(50, steps // 10), mirror=mirror)
-    generator = torch.Generator().manual_seed(seed)
-    losses = fit(model.to(where), images, labels, sigma, OBJECTIVES[objective](), recipe, generator, callback)
-    details = {"kind": "classifier", "objective": objective, "sigma": sigma, "images": len(images)}
-    return Network(losses[-1], steps, details, dict(model.state_dict()))
-
-
-def pretrain(
-    data: Images,
-    *,
-    patch: int = 4,
-    width: int = 384,
-    depth: int = 7,
-    heads: int = 6,
-    plan: RRCM | None = None,
-    device: Device = "auto",
-    seed: int = 0,
-    callback: Progress | None = None,
-) -> Network:
-    """Pre-train an rRCM encoder, a small vision transformer, on images without labels.
-
-    **Arguments:** `data`: images, all of one size; labels are not looked at. `patch`, `width`, `depth`, `heads`: of the
-    transformer. `plan`: see [`RRCM`][jostle.smoothing.RRCM]. `device`, `seed`: as for `certify`.
-    **Returns:** the encoder's weights, for `--out` and for `tune`.
-    """
-    where = _device(device)
-    images, _ = data.tensors()
-    shape = (int(images.shape[1]), int(images.shape[2]), int(images.shape[3]))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        encoder = TimedViT(shape, patch=patch, width=width, depth=depth, heads=heads).to(where)
-    settings = plan or RRCM(batch=min(256, len(images)))
-    views = ColourViews() if shape[0] == 3 else AffineViews()
-    run = Pretraining(
-        encoder,
-        images.to(where),
-        views,
-        settings,
-        torch.Generator(where).manual_seed(seed),
-        half=where.type == "cuda",
-    )
-
-    def after(state: Pretraining) -> None:
-        if callback is not None:
-            contrast, consistency, _ = state.history[-1]
-            callback(
-                state.trainer.step, settings.steps, f"contrast {contrast:.2f}, consistency {consistency:.2f}"
-            )
-
-    run.run(after)
-    details = {
-        "kind": "encoder",
-        "shape": list(shape),
-        "patch": patch,
-        "width": width,
-        "depth": depth,
-        "heads": heads,
-        "crowding": run.history[-1][2],
-    }
-    return Network(run.trainer.last, settings.steps, details, dict(encoder.state_dict()))
-
-
-def tune(
-    encoder: Path,
-    data: Images,
-    *,
-    sigma: float,
-    lam: float = 10.0,
-    eta: float = 0.5,
-    steps: int = 2000,
-    batch: int = 128,
-    lr: float = 2e-4,
-    decay: float = 0.75,
-    device: Device = "auto",
-    seed: int = 0,
-    callback: Progress | None = None,
-) -> Network:
-    """Fine-tune a pre-trained encoder into a classifier for one noise level (rRCM's second half).
-
-    To certify it, name a file with `def build(): return jostle.smoothing.load_classifier("tuned.safetensors")`.
-
-    **Arguments:** `encoder`: weights that `pretrain` wrote. `data`: images with labels, of the size it was trained on.
-    `sigma`: of the noise. `lam`, `eta`: of the consistency loss. `steps`, `batch`, `lr`, `decay`: AdamW, a cosine, and
-    rates that fall with depth. `device`, `seed`: as for `certify`.
-    **Returns:** the classifier's weights, for `--out`.
-    """
-    where = _device(device)
-    network, details = load_encoder(encoder)
-    images, labels = (part.to(where) for part in data.tensors())
-    require(
-        list(images.shape[1:]) == details["shape"],
-        f"the encoder takes images of shape {tuple(details['shape'])}, but {tuple(images.shape[1:])} came",
-    )
-    recipe = Recipe(steps=steps, batch=batch, lr=lr, warmup=min(50, steps // 10), decay=decay)
-    seen: list[str] = []
-
-    def note(done: int, total: int, sentence: str) -> None:
-        seen[:] = [sentence]
-        if callback is not None:
-            callback(done, total, sentence)
-
-    model = finetune(
-        network.to(where),
-        images,
-        labels,
-        sigma,
-        Consistency(lam, eta),
-        recipe,
-        torch.Generator().manual_seed(seed),
-        classes=len(data.classes),
-        callback=note,
-    )
-    made = {**details, "kind": "rrcm", "sigma": sigma, "classes": len(data.classes)}
-    return Network(float(seen[-1].split()[-1]), steps, made, dict(model.state_dict()))
+    require(count >= 1, f"count must be at least 1, but {count} came")
+    return check(seed, count)
 
 
 def spread(count: int, limit: int) -> Int[Tensor, " chosen"]:
@@ -373,10 +208,3 @@ def spread(count: int, limit: int) -> Int[Tensor, " chosen"]:
     require(limit >= 0, f"limit must be at least 0, but {limit} came")
     few = count if limit == 0 else min(limit, count)
     return torch.arange(few) * count // few
-
-
-def _device(name: Device) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    require(name != "cuda" or torch.cuda.is_available(), "device is 'cuda', but there is none")
-    return torch.device(name)

@@ -149,3 +149,8 @@ def _blurred(x: Tensor) -> Tensor:
     line = torch.tensor([1.0, 4.0, 6.0, 4.0, 1.0], device=x.device, dtype=x.dtype) / 16
     kernel = (line[:, None] * line).expand(x.shape[1], 1, 5, 5)
     return functional.conv2d(functional.pad(x, (2, 2, 2, 2), "reflect"), kernel, groups=x.shape[1])
+
+
+def views_for(shape: tuple[int, int, int]) -> Views:
+    """Colour views for photographs, affine ones for grey digits."""
+    return ColourViews() if shape[0] == 3 else AffineViews()
