@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from jostle.core.errors import require
-from jostle.files import whole
 from jostle.smoothing.encoders import TimedViT
 from jostle.smoothing.fitting import Recipe, finetune, fit
 from jostle.smoothing.inputs import Device, device_of
@@ -39,8 +38,7 @@ class Network:
 
     def save(self, path: Path) -> None:
         """Write the weights as safetensors, with the settings in its metadata."""
-        with whole(Path(path)) as draft:
-            write_network(self.state, self.details, draft)
+        write_network(self.state, self.details, Path(path))
 
 
 def train(
