@@ -190,3 +190,29 @@ def test_costs_are_measured_once_a_shape() -> None:
     assert any("a limit of latency decides nothing" in note for note in plan.notes)
     with pytest.raises(JostleError, match="latency was not measured"):
         cost_table(network).table("latency")
+
+
+def test_times_are_kept_on_disk_by_shape_and_processor(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = quantize(seeded(Tiny), pictures(2, 1, 28, 28))
+    path = tmp_path / "times.json"
+    first = cost_table(network, measure=True, repeats=5, cache=path)
+    monkeypatch.setattr(
+        "jostle.quantization.costs.timed", lambda *_: pytest.fail("a kept layer was timed again")
+    )
+    again = cost_table(network, measure=True, repeats=5, cache=path)
+    assert np.array_equal(first.latency, again.latency) and np.array_equal(first.half_width, again.half_width)
+    monkeypatch.setattr("jostle.quantization.costs.machine", lambda: "another processor")
+    with pytest.raises(pytest.fail.Exception, match="timed again"):
+        cost_table(network, measure=True, repeats=5, cache=path)
+    path.write_text("{")
+    with pytest.raises(JostleError, match="is not valid JSON"):
+        cost_table(network, measure=True, repeats=5, cache=path)
+
+
+def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    for seed in range(40):  # HiGHS says something on some problems only
+        s, c = tables(30, (2, 4, 8), seed)
+        allocate(s, c, size_mb=limit(c, "size", 0.3))
+    print("and what is printed afterwards is seen")
+    captured = capfd.readouterr()
+    assert captured.out == "and what is printed afterwards is seen\n" and captured.err == ""

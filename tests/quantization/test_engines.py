@@ -239,3 +239,23 @@ def test_integer_products_are_exact_for_all_differences_of_codes() -> None:
         left[0, 0] = -255
         right = torch.randint(-128, 128, (k, n), generator=draw)
         assert torch.equal(int_mm(left, right).long(), left @ right)
+
+
+def test_processors_without_dot_products_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jostle.quantization import machine
+
+    old = {"model name": "Old", "flags": "sse avx2"}
+    monkeypatch.setattr(machine, "_described", lambda: old)
+    assert machine.saturates() and machine.machine() == "Old, without 8-bit dot products"
+    integers, _ = made(seeded(Tiny), Tiny.input_shape)
+    with pytest.warns(UserWarning, match="use weight_bits=7"):
+        deploy(integers)
+    # 7 bits are what pairs of products of unsigned codes leave room for in 16 bits; 8 bits are not.
+    narrow, _ = made(seeded(Tiny), Tiny.input_shape, QuantConfig(weight_bits=7))
+    deploy(narrow)
+    reach = max(int(node.weight.abs().max()) for node in narrow.nodes if node.kind == "layer")
+    assert 2 * 255 * reach <= 2**15 - 1 < 2 * 255 * 127
+    monkeypatch.setattr(machine, "_described", lambda: old | {"flags": "avx512_vnni"})
+    deploy(integers)
+    monkeypatch.setattr(machine, "_described", dict)
+    assert not machine.saturates() and machine.machine()

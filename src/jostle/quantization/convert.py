@@ -95,7 +95,7 @@ def _node(network: Quantised, step: Step, sources: list[Grid], grid: Grid | None
         layer, bits = network.layer(step.name), network.weight_bits[step.name]
         weight, bias = layer.folded()
         made = integer_layer(
-            step.name, weight.cpu(), bias.cpu(), sources[0], grid, bits,
+            step.name, weight.cpu(), (bias + layer.correction).cpu(), sources[0], grid, bits,
             per_channel=config.per_channel, multiplier=config.multiplier,
         )  # fmt: skip
         if grid is None:

@@ -1,5 +1,6 @@
 """Engines that run an integer model: onnxruntime (the default), torch on any device, and Apache TVM."""
 
+import warnings
 from abc import ABC, abstractmethod
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from jostle.quantization.integer import (
     to_pixels,
     walk,
 )
+from jostle.quantization.machine import saturates
 from jostle.quantization.onnx_export import onnx_graph
 
 EngineName = Literal["onnxruntime", "torch", "tvm"]
@@ -96,6 +98,12 @@ class OnnxRuntime(Deployed):
 
     def __init__(self, model: IntegerModel, threads: int = 1):
         self.model, self.threads = model, threads
+        if saturates() and any(node.kind == "layer" and node.bits == 8 for node in model.nodes):
+            warnings.warn(
+                "this processor has no 8-bit dot products: sums of pairs may saturate with weights of 8 bits; "
+                "verify on your images, or use weight_bits=7, which cannot saturate",
+                stacklevel=3,
+            )
         self.session = session(onnx_graph(model), threads)
         self._watched: Any = None
 

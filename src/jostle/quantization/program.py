@@ -43,13 +43,20 @@ class Step:
 
 
 class Layer(nn.Module):
-    """The weights of a convolution or linear layer and, where one follows, of its batch normalisation."""
+    """The weights of a convolution or linear layer and, where one follows, of its batch normalisation.
+
+    `correction`: what [`correct_bias`][jostle.quantization.correct_bias] adds to the bias of the rounded layer, and
+    to that alone: the layer in floating point has none.
+    """
+
+    correction: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.norm: nn.BatchNorm2d | nn.BatchNorm1d | None = None
+        self.register_buffer("correction", weight.new_zeros(len(weight)))
 
     def attach(self, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, eps: float) -> None:
         """Put a batch normalisation behind the layer."""

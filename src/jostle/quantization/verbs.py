@@ -1,6 +1,5 @@
 """What the command line offers: quantise, weigh, allocate, verify and time a user's own network."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from jostle.quantization.allocation import Plan
 from jostle.quantization.costs import cost_table, stopwatch
 from jostle.quantization.engines import EngineName, deploy, session
 from jostle.quantization.integer import IntegerModel, to_pixels
+from jostle.quantization.machine import machine
 from jostle.quantization.network import QuantConfig, Quantised
 from jostle.quantization.onnx_export import onnx_graph
 from jostle.quantization.onnx_float import float_graph
@@ -233,21 +233,6 @@ def bench(
         stopwatch(lambda: slow.run(None, real), repeats),
     )
     return Bench(theirs[0], theirs[1], ours[0], ours[1], batch, threads, machine())
-
-
-def machine() -> str:
-    """The processor, and whether it has 8-bit dot products; without them x86 kernels may saturate sums of pairs."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    flags = next((value for key, value in lines.items() if key.strip() in ("flags", "Features")), "")
-    name = next(
-        (value.strip() for key, value in lines.items() if key.strip() == "model name"), platform.machine()
-    )
-    fast = "with" if any(word in flags for word in ("avx512_vnni", "avx_vnni", "asimddp")) else "without"
-    return f"{name}, {fast} 8-bit dot products"
 
 
 def _plan(
