@@ -5,12 +5,13 @@
 One process pinned to one core, one run: EfficientNet-Lite0 with its real weights, calibrated on the same 64 photographs
 for everybody, min-max, weights per channel. The peers quantise the same floating-point graph that jostle writes.
 
-Equal work: jostle's graph takes raw 8-bit pixels. So that nobody is charged for what another is spared, each peer of
-onnxruntime runs twice: on raw pixels, with the normalisation in its graph (equal work), and on images that are
-normalised already (less work than ours). Times are medians of one call with the half-width of their 95 % interval;
-ratios are medians of ratios within a round; the order within a round is drawn anew, for a call finds the caches as the
-one before left them. OpenVINO and Apache TVM take part where they are installed: `pip install openvino nncf`,
-`pip install apache-tvm`.
+Equal work: everybody's ONNX graph runs in a session of its own, from arrays to arrays; what jostle's own wrapper of
+tensors adds is a row of its own. jostle's graph takes raw 8-bit pixels. So that nobody is charged for what another is
+spared, each peer of onnxruntime runs twice: on raw pixels, with the normalisation in its graph (equal work), and on
+images that are normalised already (less work than ours). Times are medians of one call with the half-width of their
+95 % interval; ratios are medians of ratios within a round; the order within a round is drawn anew, for a call finds the
+caches as the one before left them. OpenVINO and Apache TVM take part where they are installed:
+`pip install openvino nncf`, `pip install apache-tvm`.
 """
 
 import os
@@ -36,6 +37,7 @@ from jostle.quantization.costs import single
 from jostle.quantization.engines import session
 from jostle.quantization.integer import to_pixels
 from jostle.quantization.machine import machine
+from jostle.quantization.onnx_export import onnx_graph
 
 
 def pin() -> None:
@@ -243,8 +245,11 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def engines(network: Any, integers: Any, rows: np.ndarray) -> dict[str, Run]:
     """Everybody who takes part: functions of raw pixels and of normalised images."""
     graph, entry = float_graph(network, normalise=False), network.program.steps[0]
-    engine = deploy(integers)
-    made: dict[str, Run] = {"jostle": lambda pixels, x: engine.run(torch.from_numpy(pixels)).numpy()}
+    engine, ours = deploy(integers), session(onnx_graph(integers))
+    made: dict[str, Run] = {
+        "jostle": lambda pixels, x: ours.run(None, {"pixels": pixels})[0],
+        "jostle, tensors in and out": lambda pixels, x: engine.run(torch.from_numpy(pixels)).numpy(),
+    }
 
     def add(name: str, of: Any) -> None:
         raw, bare = session(from_pixels(of, entry.scale, entry.zero)), session(of)

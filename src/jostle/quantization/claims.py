@@ -158,6 +158,16 @@ CLAIMS = (
         ),
     ),
     Claim(
+        "QUANT-BIAS",
+        "Taking the mean error of rounded weights off the biases brings mixed bits nearer to float32.",
+        "not in the paper",
+        "quick",
+        lambda m: (
+            f"{m['lite']['at_quarter']['corrected']:.1f} %, without it {m['lite']['at_quarter']['fisher']:.1f} %"
+        ),
+        lambda m: m["lite"]["at_quarter"]["corrected"] > m["lite"]["at_quarter"]["fisher"],
+    ),
+    Claim(
         "QUANT-ORDER",
         "A sensible allocation beats a random one, and a random one the reversed.",
         "not stated",

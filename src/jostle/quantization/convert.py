@@ -87,6 +87,7 @@ def _node(network: Quantised, step: Step, sources: list[Grid], grid: Grid | None
         dilation=step.dilation,
         kernel=step.kernel,
         groups=step.groups,
+        index=step.index,
     )
     if grid is not None and step.op != "input":
         lower, upper = ends_of(step, grid)

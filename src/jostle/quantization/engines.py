@@ -109,14 +109,17 @@ class OnnxRuntime(Deployed):
 
     def run(self, pixels: UInt8[Tensor, "batch channels height width"]) -> Int[Tensor, "batch ..."]:
         """The output's codes."""
-        return torch.from_numpy(self.session.run(None, {"pixels": _numpy(pixels)})[0]).long()
+        # Few calls of torch: on a small network they count.
+        return torch.from_numpy(
+            self.session.run(None, {"pixels": pixels.numpy(force=True)})[0].astype("int64")
+        )
 
     def tensors(self, pixels: UInt8[Tensor, "batch channels height width"]) -> dict[str, Int[Tensor, "..."]]:
         """Every tensor, from a graph of the same nodes that hands all of them out."""
         names = [node.name for node in self.model.nodes]
         if self._watched is None:
             self._watched = session(onnx_graph(self.model, outputs=names), self.threads)
-        found = self._watched.run(names, {"pixels": _numpy(pixels)})
+        found = self._watched.run(names, {"pixels": pixels.numpy(force=True)})
         return {name: torch.from_numpy(value).long() for name, value in zip(names, found, strict=True)}
 
 
@@ -218,7 +221,3 @@ def _channelwise(node: Node) -> bool:
 
 def _moved(tensor: Tensor | None, device: torch.device) -> Tensor | None:
     return None if tensor is None else tensor.to(device)
-
-
-def _numpy(pixels: Tensor) -> Any:
-    return pixels.cpu().contiguous().numpy()

@@ -14,6 +14,7 @@ _LOOK = {
     "fisher": ("blue", "o", "Fisher"),
     "hessian": ("vermillion", "s", "Hessian trace"),
     "kl": ("green", "^", "KL of outputs"),
+    "corrected": ("sky", "P", "Fisher, biases corrected"),
     "error": ("orange", "D", "rounding error only"),
     "random": ("black", "x", "random (5 draws)"),
     "reversed": ("purple", "v", "Fisher, reversed"),

@@ -354,6 +354,10 @@ def passing(step: Step, inputs: list[Tensor], zero: float, lowest: float, grid: 
     x = inputs[0]
     if step.op == "flatten":
         return x.flatten(1)
+    if step.op == "channels":
+        return x[:, list(step.index)]
+    if step.op == "upsample":
+        return x.repeat_interleave(step.kernel[0], 2).repeat_interleave(step.kernel[1], 3)
     if step.op == "concat":
         return torch.cat(inputs, 1)
     if step.op == "pad":
