@@ -205,9 +205,8 @@ def from_pixels(graph: Any, scale: float, zero: int) -> Any:
     kinds, node, array = onnx.TensorProto, onnx.helper.make_node, onnx.numpy_helper.from_array
     made.graph.input[0].name = "raw"
     made.graph.input[0].type.tensor_type.elem_type = kinds.UINT8
-    made.graph.initializer.extend(
-        [array(np.float32(zero), "raw.zero"), array(np.float32(scale), "raw.scale")]
-    )
+    for name, value in (("raw.zero", zero), ("raw.scale", scale)):
+        made.graph.initializer.append(array(np.array(value, dtype=np.float32), name))
     front = [
         node("Cast", ["raw"], ["raw.float"], to=kinds.FLOAT),
         node("Sub", ["raw.float", "raw.zero"], ["raw.shifted"]),

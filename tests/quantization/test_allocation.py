@@ -1,6 +1,8 @@
 """The integer program against brute force; the published problems; the paper's counts; costs."""
 
+import ctypes
 import itertools
+from contextlib import suppress
 
 import numpy as np
 import pytest
@@ -30,7 +32,7 @@ def tables(layers: int, bits: tuple[int, ...], seed: int, sem: float = 0.0) -> t
     return found, CostTable(names, bits, params, params, size, bops, latency=size * 3)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(st.integers(2, 8), st.sampled_from([(4, 8), (2, 4, 8)]), st.floats(0.0, 1.0), st.integers(0, 10**6))
 def test_the_optimum_is_that_of_brute_force(
     layers: int, bits: tuple[int, ...], alpha: float, seed: int
@@ -210,9 +212,11 @@ def test_times_are_kept_on_disk_by_shape_and_processor(tmp_path, monkeypatch: py
 
 
 def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    for seed in range(40):  # HiGHS says something on some problems only
+    for seed in range(3):  # HiGHS says something on some problems only; the third is one
         s, c = tables(30, (2, 4, 8), seed)
         allocate(s, c, size_mb=limit(c, "size", 0.3))
+    with suppress(TypeError):  # what C keeps back, where there is a C library by that name
+        ctypes.CDLL(None).fflush(None)
     print("and what is printed afterwards is seen")
     captured = capfd.readouterr()
     assert captured.out == "and what is printed afterwards is seen\n" and captured.err == ""

@@ -1,9 +1,10 @@
 """The integer program: bits a layer that lose the least within limits of size, bit operations and latency."""
 
+import ctypes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -215,10 +216,16 @@ def solve(
     return [bits[j] for j in choice], float(getattr(found, "mip_gap", 0.0) or 0.0)
 
 
+def _flush() -> None:
+    with suppress(AttributeError, OSError, TypeError):  # no C library by that name: then its lines stay
+        ctypes.CDLL(None).fflush(None)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """HiGHS prints stray lines on the process's own standard output, whatever its options say."""
     sys.stdout.flush()
+    _flush()
     try:
         kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
     except OSError:  # no standard output: nothing to silence
@@ -228,6 +235,7 @@ def _quiet() -> Iterator[None]:
         os.dup2(nowhere, 1)
         yield
     finally:
+        _flush()  # what C keeps back would come out later
         os.dup2(kept, 1)
         os.close(kept)
         os.close(nowhere)

@@ -62,7 +62,7 @@ class Mover(Walker):
     def _slice(self, node: fx.Node, x: fx.Node) -> None:
         dim, start, end, step = (*node.args[1:], *(0, None, None, 1)[len(node.args) - 1 :])
         require(
-            dim == 1 and x in self.value,
+            bool(dim == 1) and x in self.value,
             f"{node.name!r}{where(node)} slices along axis {dim}; only channels (1) will do",
         )
         order = torch.arange(self.shape(x)[0])[slice(start, end, step)]  # type: ignore[misc]
