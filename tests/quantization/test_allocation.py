@@ -190,6 +190,7 @@ def test_costs_are_measured_once_a_shape() -> None:
     )
     plan = allocate(ours, costs, latency_ms=float(costs.latency[:, 1].sum()) * 1.01)
     assert any("a limit of latency decides nothing" in note for note in plan.notes)
+    assert plan.numbers()["note 1"] == plan.notes[0]
     with pytest.raises(JostleError, match="latency was not measured"):
         cost_table(network).table("latency")
 

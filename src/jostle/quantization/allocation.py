@@ -50,6 +50,7 @@ class Plan:
             "layers of most bits": sum(b == max(self.bits.values()) for b in self.bits.values()),
             "pinned by doubt": len(self.pinned_by_doubt),
             "bits": dict(self.bits),
+            **{f"note {i + 1}": note for i, note in enumerate(self.notes)},
         }
 
 

@@ -162,7 +162,7 @@ def timed(
     pixels = torch.randint(
         0, 256, (batch, *model.input_shape), generator=torch.Generator().manual_seed(0)
     ).to(torch.uint8)
-    return stopwatch(lambda: deployed.run(pixels), repeats)
+    return stopwatch(deployed.prepared(pixels), repeats)
 
 
 def stopwatch(work: Callable[[], Any], repeats: int = 30, warm: int = 3) -> tuple[float, float]:

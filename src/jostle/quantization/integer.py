@@ -1,6 +1,7 @@
 """The integer model: codes, shifts and integer weights; run in 64 bits, nothing else, as the reference."""
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -130,8 +131,13 @@ class IntegerModel:
 
         **Raises:** `JostleError` if the file is absent or is something else.
         """
+        path = Path(path)
+        require(
+            not path.is_file() or zipfile.is_zipfile(path),
+            f"{path} is not an integer model that save() wrote: it is no .npz archive",
+        )
         try:
-            with np.load(Path(path), allow_pickle=False) as kept:
+            with np.load(path, allow_pickle=False) as kept:
                 record = json.loads(kept["graph"].tobytes())
                 require(
                     record["format"] == FORMAT,

@@ -235,7 +235,7 @@ def bench(
     slow = session(float_graph(network), threads)
     real = {"pixels": pixels.float().numpy()}
     ours, theirs = (
-        stopwatch(lambda: quick.run(pixels), repeats),
+        stopwatch(quick.prepared(pixels), repeats),
         stopwatch(lambda: slow.run(None, real), repeats),
     )
     return Bench(theirs[0], theirs[1], ours[0], ours[1], batch, threads, machine())
