@@ -99,7 +99,8 @@ def pareto(points: Mapping[str, Sequence[Mapping[str, float]]], unquantised: flo
             xycoords="axes fraction",
             fontsize=7,
         )
-        axes[0].legend(loc="lower right", fontsize=7)
+        handles, labels = axes[0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7)
     return made
 
 
