@@ -210,6 +210,9 @@ def test_times_are_kept_on_disk_by_shape_and_processor(tmp_path, monkeypatch: py
     path.write_text("{")
     with pytest.raises(JostleError, match="is not valid JSON"):
         cost_table(network, measure=True, repeats=5, cache=path)
+    path.write_text("[]")
+    with pytest.raises(JostleError, match="something else than times of layers"):
+        cost_table(network, measure=True, repeats=5, cache=path)
 
 
 def test_the_solver_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:

@@ -88,7 +88,8 @@ def cost_table(
     latency = half = None
     if measure:
         integers = to_integer(network)
-        known: dict[str, Any] = read_json(cache) if cache is not None and Path(cache).exists() else {}
+        known: Any = read_json(cache) if cache is not None and Path(cache).exists() else {}
+        require(isinstance(known, dict), f"cache {cache} holds something else than times of layers")
         rows = []
         for k, name in enumerate(names):
             alone = single(integers, name)

@@ -317,7 +317,7 @@ def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
             points["random"].append({"accuracy": value, **_used(costs, bits)})
             advance(f"random {value:.1f} %")
     quarter["random"] = sum(row["accuracy"] for row in points["random"]) / config.draws
-    judge(dict.fromkeys(network.weight_bits, 8))
+    network.set_bits(dict.fromkeys(network.weight_bits, (8, 8)))
     same, right = _judge(network, images, answers, labels)
     return {
         "labelled": labelled,
