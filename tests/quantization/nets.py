@@ -24,6 +24,26 @@ class Branches(nn.Module):
         return self.head(torch.cat([y, self.third(y)], 1).mean((2, 3)))
 
 
+class Moved(nn.Module):
+    """What moves codes about: a split, both forms of a shuffle, a slice, upsampling by unequal factors."""
+
+    input_shape = (3, 8, 8)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.side = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.last, self.head = nn.Conv2d(6, 4, 3, stride=2), nn.Linear(4, 5)
+        self.shuffle = nn.ChannelShuffle(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, two = torch.relu(self.first(x)).chunk(2, dim=1)
+        y = torch.cat([one, torch.relu(self.side(two))], 1)
+        batch, channels, high, wide = y.shape
+        y = y.view(batch, 2, channels // 2, high, wide).transpose(1, 2).contiguous()
+        y = self.shuffle(y.view(batch, channels, high, wide))
+        return self.head(self.last(F.interpolate(y[:, 1:7], scale_factor=(2, 3))).mean((2, 3)))
+
+
 class Tiny(nn.Module):
     """A residual network for 28x28 digits with batch normalisation."""
 

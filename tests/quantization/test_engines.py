@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
-from quantization.nets import Branches, Tiny, pictures, seeded
+from quantization.nets import Branches, Moved, Tiny, pictures, seeded
 from torch import nn
 
 from jostle.core.errors import JostleError
@@ -16,11 +16,12 @@ from jostle.quantization import (
     audit,
     deploy,
     export,
+    float_graph,
     quantize,
     to_integer,
     verify_engine,
 )
-from jostle.quantization.engines import int_mm
+from jostle.quantization.engines import int_mm, session
 from jostle.quantization.integer import Node, to_pixels
 from jostle.quantization.onnx_export import onnx_graph
 
@@ -49,7 +50,7 @@ def made(
     ],
     ids=["default", "symmetric", "4 bits", "3 and 5 bits"],
 )
-@pytest.mark.parametrize("build", [Branches, Tiny])
+@pytest.mark.parametrize("build", [Branches, Tiny, Moved])
 def test_no_element_differs(build: type[nn.Module], config: QuantConfig, engine: str) -> None:
     integers, pixels = made(seeded(build), build.input_shape, config)
     found = verify_engine(integers, deploy(integers, engine), pixels)
@@ -63,6 +64,7 @@ NETS = {
     "resnet50": (torchvision.models.resnet50, {}, 64),
     "mobilenet_v2": (torchvision.models.mobilenet_v2, {}, 64),
     "inception_v3": (torchvision.models.inception_v3, {"init_weights": False, "transform_input": True}, 96),
+    "shufflenet_v2_x0_5": (torchvision.models.shufflenet_v2_x0_5, {}, 64),
     "squeezenet1_1": (torchvision.models.squeezenet1_1, {}, 64),
     "vgg11_bn": (torchvision.models.vgg11_bn, {}, 32),
 }
@@ -239,3 +241,34 @@ def test_integer_products_are_exact_for_all_differences_of_codes() -> None:
         left[0, 0] = -255
         right = torch.randint(-128, 128, (k, n), generator=draw)
         assert torch.equal(int_mm(left, right).long(), left @ right)
+
+
+def test_processors_without_dot_products_are_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    from jostle.quantization import machine
+
+    old = {"model name": "Old", "flags": "sse avx2"}
+    monkeypatch.setattr(machine, "_described", lambda: old)
+    assert machine.saturates() and machine.machine() == "Old, without 8-bit dot products"
+    integers, _ = made(seeded(Tiny), Tiny.input_shape)
+    with pytest.warns(UserWarning, match="use weight_bits=7"):
+        deploy(integers)
+    # 7 bits are what pairs of products of unsigned codes leave room for in 16 bits; 8 bits are not.
+    narrow, _ = made(seeded(Tiny), Tiny.input_shape, QuantConfig(weight_bits=7))
+    deploy(narrow)
+    reach = max(int(node.weight.abs().max()) for node in narrow.nodes if node.kind == "layer")
+    assert 2 * 255 * reach <= 2**15 - 1 < 2 * 255 * 127
+    monkeypatch.setattr(machine, "_described", lambda: old | {"flags": "avx512_vnni"})
+    deploy(integers)
+    monkeypatch.setattr(machine, "_described", dict)
+    assert not machine.saturates() and machine.machine()
+
+
+@pytest.mark.parametrize("build", [Branches, Tiny, Moved])
+def test_the_floating_point_graph_is_the_network(build: type[nn.Module]) -> None:
+    """What our integers are timed against, and what peers quantise."""
+    images = pictures(4, *build.input_shape)
+    network = quantize(seeded(build), images)
+    found = session(float_graph(network)).run(None, {"pixels": (255 * images).numpy()})[0]
+    with torch.no_grad():
+        wanted = network.float_forward(images)
+    assert float((torch.from_numpy(found) - wanted).abs().max()) < 1e-4 * max(1.0, float(wanted.abs().max()))

@@ -12,7 +12,7 @@ from PIL import Image
 from jostle import cli, lab
 from jostle.quantization import figures, verbs
 from jostle.quantization.integer import IntegerModel
-from jostle.quantization.study import QUICK, STUDY, Config
+from jostle.quantization.study import QUICK, STUDY, Config, _counts
 from jostle.zoo import load_data
 
 pytest.importorskip(
@@ -138,13 +138,15 @@ def test_presets_are_one_kind_and_claims_are_told_apart() -> None:
 
 SMALL = replace(
     QUICK,
+    digits="digits",
     epochs=1,
     qat_epochs=1,
     width=8,
-    calibration=16,
+    images=24,
+    calibration=8,
     fisher_images=4,
-    probes=8,
-    draws=2,
+    probes=4,
+    draws=1,
     repeats=5,
     counts=("resnet18",),
 )
@@ -166,6 +168,16 @@ def test_a_small_run_says_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (run.folder / "artifacts" / "trained.safetensors").exists() and (
         run.folder / "report.html"
     ).exists()
+
+
+@pytest.mark.study
+def test_resnet50_is_the_papers_with_its_strides_in_the_first_layers() -> None:
+    found = _counts("resnet50")
+    assert found["float"]["bops"] == pytest.approx(3951, rel=2e-3)
+    assert found["8"]["bops"] == pytest.approx(247, rel=2e-3)
+    assert int(found["4"]["bops"]) == 67 and found["4"]["size"] == pytest.approx(
+        13.1, rel=5e-3
+    )  # 67.49, printed 67
 
 
 @pytest.mark.study

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from quantization.nets import Branches, Tiny, pictures, seeded
+from quantization.nets import Branches, Moved, Tiny, pictures, seeded
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -39,7 +39,7 @@ class Odd(nn.Module):
         return self.drop(F.adaptive_avg_pool2d(self.out(x), 1)).flatten(1)
 
 
-@pytest.mark.parametrize("build", [Tiny, Odd])
+@pytest.mark.parametrize("build", [Tiny, Odd, Moved])
 def test_a_traced_network_computes_the_same(build: type[nn.Module]) -> None:
     model = seeded(build)
     shape = getattr(model, "input_shape", (3, 17, 17))
@@ -150,6 +150,10 @@ def test_what_has_no_integer_form_is_named() -> None:
     fails(lambda x: x.clamp(0.5, 1.0), "does not hold 0")
     fails(lambda x: torch.cat([x, x], 2), "concatenates along axis 2")
     fails(lambda x: x.reshape(x.shape[0], 4, -1), "only flattening will do")
+    fails(lambda x: x.chunk(2, 2)[0], "splits along axis 2")
+    fails(lambda x: x[:, :, 1:4], "slices along axis 2")
+    fails(lambda x: F.interpolate(x, size=(9, 9)), r"brings \(6, 6\) to \(9, 9\); only whole factors")
+    fails(lambda x: x.view(-1, 1, 2, 6, 6).transpose(1, 3).flatten(1), "only a shuffle of channels will do")
     fails(lambda x: (x, x), "must return one tensor, but 2 came")
     fails(nn.Sequential(nn.Flatten()), "no convolution or linear layer")
     fails(lambda x: x if x.sum() > 0 else -x, "could not be traced")

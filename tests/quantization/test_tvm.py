@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from quantization.nets import Branches, Tiny, pictures, seeded
+from quantization.nets import Branches, Moved, Tiny, pictures, seeded
 
 from jostle.core.errors import MissingExtra
 from jostle.quantization import QuantConfig, deploy, quantize, to_integer, verify_engine
@@ -32,7 +32,7 @@ def test_without_tvm_the_extra_is_named() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("build", [Branches, Tiny])
+@pytest.mark.parametrize("build", [Branches, Tiny, Moved])
 @pytest.mark.parametrize(
     "config",
     [

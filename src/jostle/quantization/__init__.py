@@ -3,6 +3,7 @@
 from jostle.quantization import verbs
 from jostle.quantization.allocation import Plan, allocate, limit, pareto, random_plan
 from jostle.quantization.convert import quantize, to_integer
+from jostle.quantization.correction import correct_bias
 from jostle.quantization.costs import CostTable, additivity, cost_table
 from jostle.quantization.distillation import QAT, Trained, distillation, fit_qat
 from jostle.quantization.dyadic import dyadic
@@ -35,6 +36,7 @@ __all__ = [
     "additivity",
     "allocate",
     "audit",
+    "correct_bias",
     "cost_table",
     "deploy",
     "distillation",

@@ -1,6 +1,10 @@
 """The integer program: bits a layer that lose the least within limits of size, bit operations and latency."""
 
-from collections.abc import Mapping, Sequence
+import ctypes
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn
@@ -46,6 +50,7 @@ class Plan:
             "layers of most bits": sum(b == max(self.bits.values()) for b in self.bits.values()),
             "pinned by doubt": len(self.pinned_by_doubt),
             "bits": dict(self.bits),
+            **{f"note {i + 1}": note for i, note in enumerate(self.notes)},
         }
 
 
@@ -198,17 +203,43 @@ def solve(
     matrix = lil_matrix(np.array(rows)).tocsr()
     # Sensitivities may be far below the solver's tolerances: brought to the size of 1.
     spread = float((omega.max(1) - omega.min(1)).max()) or 1.0
-    found = milp(
-        (omega / spread).ravel(),
-        constraints=LinearConstraint(matrix, lower, upper),  # type: ignore[arg-type]
-        bounds=Bounds(low, high),  # type: ignore[arg-type]
-        integrality=np.ones(layers * widths),
-        options={"mip_rel_gap": 0.0, "presolve": True},
-    )
+    with _quiet():
+        found = milp(
+            (omega / spread).ravel(),
+            constraints=LinearConstraint(matrix, lower, upper),  # type: ignore[arg-type]
+            bounds=Bounds(low, high),  # type: ignore[arg-type]
+            integrality=np.ones(layers * widths),
+            options={"mip_rel_gap": 0.0, "presolve": True},
+        )
     if found.x is None:
         _explain(costs, limits, index, bits, fixed, ties)
     choice = found.x.reshape(layers, widths).argmax(1)
     return [bits[j] for j in choice], float(getattr(found, "mip_gap", 0.0) or 0.0)
+
+
+def _flush() -> None:
+    with suppress(AttributeError, OSError, TypeError):  # no C library by that name: then its lines stay
+        ctypes.CDLL(None).fflush(None)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """HiGHS prints stray lines on the process's own standard output, whatever its options say."""
+    sys.stdout.flush()
+    _flush()
+    try:
+        kept, nowhere = os.dup(1), os.open(os.devnull, os.O_WRONLY)
+    except OSError:  # no standard output: nothing to silence
+        yield
+        return
+    try:
+        os.dup2(nowhere, 1)
+        yield
+    finally:
+        _flush()  # what C keeps back would come out later
+        os.dup2(kept, 1)
+        os.close(kept)
+        os.close(nowhere)
 
 
 def _explain(costs: Any, limits: Any, index: Any, bits: Any, fixed: Any, ties: Any) -> NoReturn:

@@ -87,6 +87,7 @@ def _node(network: Quantised, step: Step, sources: list[Grid], grid: Grid | None
         dilation=step.dilation,
         kernel=step.kernel,
         groups=step.groups,
+        index=step.index,
     )
     if grid is not None and step.op != "input":
         lower, upper = ends_of(step, grid)
@@ -95,7 +96,7 @@ def _node(network: Quantised, step: Step, sources: list[Grid], grid: Grid | None
         layer, bits = network.layer(step.name), network.weight_bits[step.name]
         weight, bias = layer.folded()
         made = integer_layer(
-            step.name, weight.cpu(), bias.cpu(), sources[0], grid, bits,
+            step.name, weight.cpu(), (bias + layer.correction).cpu(), sources[0], grid, bits,
             per_channel=config.per_channel, multiplier=config.multiplier,
         )  # fmt: skip
         if grid is None:

@@ -3,6 +3,8 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +12,11 @@ import torch
 from jaxtyping import Float
 
 from jostle.core.errors import require
+from jostle.files import read_json, write_json
 from jostle.quantization.convert import to_integer
 from jostle.quantization.engines import EngineName, deploy
 from jostle.quantization.integer import IntegerModel, Node
+from jostle.quantization.machine import machine
 from jostle.quantization.network import Quantised
 from jostle.quantization.program import PASSING
 
@@ -63,6 +67,7 @@ def cost_table(
     engine: EngineName = "onnxruntime",
     batch: int = 1,
     repeats: int = 30,
+    cache: Path | None = None,
     callback: Callable[[int, int, str], None] | None = None,
 ) -> CostTable:
     """Size and bit operations of every layer and width, and the time of every distinct shape on an engine.
@@ -72,7 +77,8 @@ def cost_table(
 
     **Arguments:** `network`: calibrated. `bits`: candidate widths of the weights. `act_bits`: of the activations;
     None: they follow the weights, and layers that read one activation are tied. `measure`: time the layers.
-    `batch`, `repeats`: of the timing.
+    `batch`, `repeats`: of the timing. `cache`: a JSON file that times are read from and kept in, by engine, version,
+    processor and shape; take times on a quiet machine, for they stay.
     """
     names, bits = network.program.names, tuple(sorted({int(b) for b in bits}))
     params = [network.layer(n).weight.numel() for n in names]
@@ -82,21 +88,16 @@ def cost_table(
     latency = half = None
     if measure:
         integers = to_integer(network)
-        rows, known = [], {}
+        known: Any = read_json(cache) if cache is not None and Path(cache).exists() else {}
+        require(isinstance(known, dict), f"cache {cache} holds something else than times of layers")
+        rows = []
         for k, name in enumerate(names):
             alone = single(integers, name)
-            node = alone.nodes[-1]
-            assert node.weight is not None
-            key = (
-                tuple(node.weight.shape),
-                alone.input_shape,
-                node.stride,
-                node.padding,
-                node.groups,
-                node.b is None,
-            )
+            key = _key(alone, engine, batch, repeats)
             if key not in known:
                 known[key] = timed(alone, engine, batch, repeats)
+                if cache is not None:
+                    write_json(Path(cache), known)
             rows.append(known[key])
             if callback is not None:
                 callback(k + 1, len(names), "layers timed")
@@ -106,6 +107,18 @@ def cost_table(
         tuple(names), bits, tuple(params), tuple(macs), size, bops, latency, half,
         engine if measure else "", (8,) if measure else (), sharing(network) if act_bits is None else (),
     )  # fmt: skip
+
+
+def _key(alone: IntegerModel, engine: EngineName, batch: int, repeats: int) -> str:
+    """What a layer's time depends on."""
+    node = alone.nodes[-1]
+    assert node.weight is not None
+    version = import_module({"torch": "torch", "tvm": "tvm"}.get(engine, "onnxruntime")).__version__
+    return (
+        f"{engine} {version}, {machine()}, batch {batch}, {repeats} repeats: {alone.input_shape} by "
+        f"{tuple(node.weight.shape)}, stride {node.stride}, padding {node.padding}, dilation {node.dilation}, "
+        f"groups {node.groups}, {'accumulator' if node.b is None else 'codes'}"
+    )
 
 
 def sharing(network: Quantised) -> tuple[tuple[str, ...], ...]:
@@ -150,7 +163,7 @@ def timed(
     pixels = torch.randint(
         0, 256, (batch, *model.input_shape), generator=torch.Generator().manual_seed(0)
     ).to(torch.uint8)
-    return stopwatch(lambda: deployed.run(pixels), repeats)
+    return stopwatch(deployed.prepared(pixels), repeats)
 
 
 def stopwatch(work: Callable[[], Any], repeats: int = 30, warm: int = 3) -> tuple[float, float]:

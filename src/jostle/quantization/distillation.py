@@ -138,6 +138,9 @@ def fit_qat(
 
     if set_.fold_after == 0:
         network.fold_bn()
+    else:  # statistics of rounded layers' outputs hold what the bias was corrected for
+        for name in network.program.names:
+            network.layer(name).correction.zero_()
     if set_.freeze_after == 0:
         network.freeze()
     network.train()

@@ -74,6 +74,7 @@ def fake_layer(
         assert target is not None
         return _ones(step, x, source, target, config), 0.0
     weight, bias = layer.folded()
+    bias = bias + layer.correction
     made = integer_layer(
         step.name, weight, bias, source, target, bits,
         per_channel=config.per_channel, multiplier=config.multiplier,

@@ -14,6 +14,7 @@ _LOOK = {
     "fisher": ("blue", "o", "Fisher"),
     "hessian": ("vermillion", "s", "Hessian trace"),
     "kl": ("green", "^", "KL of outputs"),
+    "corrected": ("sky", "P", "Fisher, biases corrected"),
     "error": ("orange", "D", "rounding error only"),
     "random": ("black", "x", "random (5 draws)"),
     "reversed": ("purple", "v", "Fisher, reversed"),
@@ -98,7 +99,8 @@ def pareto(points: Mapping[str, Sequence[Mapping[str, float]]], unquantised: flo
             xycoords="axes fraction",
             fontsize=7,
         )
-        axes[0].legend(loc="lower right", fontsize=7)
+        handles, labels = axes[0].get_legend_handles_labels()
+        made.legend(handles, labels, loc="outside upper center", ncols=len(labels), fontsize=7)
     return made
 
 

@@ -1,6 +1,7 @@
 """The integer model: codes, shifts and integer weights; run in 64 bits, nothing else, as the reference."""
 
 import json
+import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -29,7 +30,8 @@ class Node:
     conv, linear: `clamp(DN(b/2^c) (sum (q_x - z_x) weight + bias) + zero, lower, upper)`; without `b` the
     accumulator is the output. add: `clamp(rounded(((q_1 - z_1) b_1 + (q_2 - z_2) b_2) / 2^c + zero), ...)`: the
     zero point is in the sum before it is rounded, as in the engines, which decides ties. maxpool pads with what
-    never wins, conv and pad with the zero point of the input. clamp, concat, flatten: as their names say.
+    never wins, conv and pad with the zero point of the input. clamp, concat, flatten: as their names say. channels:
+    those of the input that `index` names. upsample: every code `kernel` times.
     `scale`: of the output's codes; metadata, which inference never reads.
     """
 
@@ -47,6 +49,7 @@ class Node:
     dilation: tuple[int, int] = (1, 1)
     kernel: tuple[int, int] = (1, 1)
     groups: int = 1
+    index: tuple[int, ...] = ()
     bits: int = 8
     kind: str = ""
     weight: Tensor | None = None
@@ -130,6 +133,11 @@ class IntegerModel:
 
         **Raises:** `JostleError` if the file is absent or is something else.
         """
+        path = Path(path)
+        require(
+            not path.is_file() or zipfile.is_zipfile(path),
+            f"{path} is not an integer model that save() wrote: it is no .npz archive",
+        )
         try:
             # numpy leaves a file open that is no archive.
             with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as kept:
@@ -243,6 +251,10 @@ def moves(node: Node, inputs: list[Tensor]) -> Tensor:
         return torch.cat(inputs, 1)
     if node.op == "flatten":
         return x.flatten(1)
+    if node.op == "channels":
+        return x[:, list(node.index)]
+    if node.op == "upsample":
+        return x.repeat_interleave(node.kernel[0], 2).repeat_interleave(node.kernel[1], 3)
     if node.op == "clamp":
         return x.clamp(node.lower, node.upper)
     if node.op == "pad":

@@ -107,7 +107,8 @@ class Quantised(nn.Module):
     def set_bits(self, bits: Mapping[str, int | tuple[int, int]]) -> "Quantised":
         """Give layers bits: of the weights, or of weights and of the activation that feeds the layer.
 
-        Where several layers read one activation, it gets the most bits of them.
+        Where several layers read one activation, it gets the most bits of them. A correction of the bias was made
+        for the bits that were, and goes.
 
         **Raises:** `JostleError` if there is no such layer, or bits lie outside of 2 to 8.
         """
@@ -120,6 +121,8 @@ class Quantised(nn.Module):
             require(
                 2 <= weight <= 8 and 2 <= act <= 8, f"bits must lie in 2 to 8, but {value} came for {name!r}"
             )
+            if weight != self.weight_bits[name]:
+                self.layer(name).correction.zero_()
             self.weight_bits[name], self.act_bits[name] = weight, act
         return self
 
@@ -351,6 +354,10 @@ def passing(step: Step, inputs: list[Tensor], zero: float, lowest: float, grid: 
     x = inputs[0]
     if step.op == "flatten":
         return x.flatten(1)
+    if step.op == "channels":
+        return x[:, list(step.index)]
+    if step.op == "upsample":
+        return x.repeat_interleave(step.kernel[0], 2).repeat_interleave(step.kernel[1], 3)
     if step.op == "concat":
         return torch.cat(inputs, 1)
     if step.op == "pad":

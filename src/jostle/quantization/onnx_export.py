@@ -122,6 +122,15 @@ class _Builder:
             self.op("Concat", inputs, name, axis=1)
         elif node.op == "flatten":
             self.op("Flatten", inputs, name, axis=1)
+        elif node.op == "channels":
+            places = self.constant(f"{name}.index", np.array(node.index, dtype=np.int64))
+            self.op("Gather", [inputs[0], places], name, axis=1)
+        elif node.op == "upsample":
+            factors = self.constant(f"{name}.factors", np.array([1, 1, *node.kernel], dtype=np.float32))
+            self.op(
+                "Resize", [inputs[0], "", factors], name, mode="nearest",
+                coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+            )  # fmt: skip
         elif node.op == "clamp":
             self.op("Clip", [inputs[0], self.code(node.lower), self.code(node.upper)], name)
         elif node.op == "maxpool":

@@ -63,6 +63,16 @@ def float_graph(network: Quantised, *, normalise: bool = True) -> Any:
             op("AveragePool", inputs, out, count_include_pad=1, **window)
         elif step.op == "requant":
             op("Identity", inputs, out)
+        elif step.op == "channels":
+            places = onnx.numpy_helper.from_array(np.array(step.index), f"{step.name}.index")
+            constants.append(places)
+            op("Gather", [inputs[0], f"{step.name}.index"], out, axis=1)
+        elif step.op == "upsample":
+            factors = constant(f"{step.name}.factors", [1, 1, *step.kernel])
+            op(
+                "Resize", [inputs[0], "", factors], out, mode="nearest",
+                coordinate_transformation_mode="asymmetric", nearest_mode="floor",
+            )  # fmt: skip
         elif step.op == "pad":
             pads = onnx.numpy_helper.from_array(
                 np.array([0, 0, top, left, 0, 0, bottom, right]), f"{step.name}.pads"

@@ -9,12 +9,24 @@ from torch import Tensor, nn
 from jostle.quantization.folding import fold
 
 Op = Literal[
-    "input", "conv", "linear", "add", "concat", "maxpool", "avgpool", "clamp", "flatten", "pad", "requant"
+    "input",
+    "conv",
+    "linear",
+    "add",
+    "concat",
+    "maxpool",
+    "avgpool",
+    "clamp",
+    "flatten",
+    "pad",
+    "requant",
+    "channels",
+    "upsample",
 ]
 
 INF = float("inf")
 LAYERS = ("conv", "linear")
-PASSING = ("maxpool", "clamp", "flatten", "pad")
+PASSING = ("maxpool", "clamp", "flatten", "pad", "channels", "upsample")
 """Steps that are exact on integers: their output has the grid of their input."""
 
 
@@ -24,8 +36,9 @@ class Step:
 
     **Arguments:** `name`: of its output; for layers the dotted name of the module. `inputs`: names of steps.
     `shape`: of one sample's output. `clamp`: the activation, as the two ends of a clamp. `stride`, `dilation`,
-    `kernel`: (height, width). `padding`: (left, right, top, bottom). `scale`, `zero`: of the input step, whose
-    value is `scale (pixel - zero)` for pixels 0 to 255.
+    `kernel`: (height, width); of an upsampling its factors. `padding`: (left, right, top, bottom). `scale`, `zero`:
+    of the input step, whose value is `scale (pixel - zero)` for pixels 0 to 255. `index`: which channel of the input
+    each channel of the output is.
     """
 
     name: str
@@ -40,16 +53,24 @@ class Step:
     groups: int = 1
     scale: float = 1.0
     zero: int = 0
+    index: tuple[int, ...] = ()
 
 
 class Layer(nn.Module):
-    """The weights of a convolution or linear layer and, where one follows, of its batch normalisation."""
+    """The weights of a convolution or linear layer and, where one follows, of its batch normalisation.
+
+    `correction`: what [`correct_bias`][jostle.quantization.correct_bias] adds to the bias of the rounded layer, and
+    to that alone: the layer in floating point has none.
+    """
+
+    correction: Tensor
 
     def __init__(self, weight: Tensor, bias: Tensor | None):
         super().__init__()
         self.weight = nn.Parameter(weight.detach().clone())
         self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
         self.norm: nn.BatchNorm2d | nn.BatchNorm1d | None = None
+        self.register_buffer("correction", weight.new_zeros(len(weight)))
 
     def attach(self, gain: Tensor, shift: Tensor, mean: Tensor, variance: Tensor, eps: float) -> None:
         """Put a batch normalisation behind the layer."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.models.resnet import Bottleneck
 
 from jostle.core.errors import require
 from jostle.core.statistics import wilson
@@ -19,6 +20,7 @@ from jostle.quantization import figures, published
 from jostle.quantization.allocation import allocate, limit, random_plan
 from jostle.quantization.claims import CLAIMS as ROWS
 from jostle.quantization.convert import quantize, to_integer
+from jostle.quantization.correction import correct_bias
 from jostle.quantization.costs import CostTable, additivity, cost_table
 from jostle.quantization.distillation import QAT, fit_qat
 from jostle.quantization.engines import deploy
@@ -111,7 +113,12 @@ def _published() -> dict[str, Any]:
 
 def _counts(name: str) -> dict[str, dict[str, float]]:
     """Size and bit operations; random weights have the same ones."""
-    network = prepare(load_model(f"torchvision:{name}"), torch.zeros(1, 3, 224, 224))
+    model = load_model(f"torchvision:{name}")
+    for block in model.modules():
+        if isinstance(block, Bottleneck):
+            # The paper's ResNet50 (pytorchcv's) has its strides in the first 1x1 layers, torchvision's in the 3x3 ones.
+            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+    network = prepare(model, torch.zeros(1, 3, 224, 224))
     costs = cost_table(network)
     ends = [0, len(costs.layers) - 1]
 
@@ -273,15 +280,21 @@ def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
     error = sensitivity(network, calibration[:1], method="error", bits=(4, 8))
     free = {costs.layers[0]: 8}  # the stem keeps 8 bits; the classifier is a candidate
     plans: dict[str, dict[str, int]] = {}
-    points: dict[str, list[dict[str, float]]] = {"fisher": [], "error": [], "reversed": [], "random": []}
+    points: dict[str, list[dict[str, float]]] = {
+        name: [] for name in ("corrected", "fisher", "error", "reversed", "random")
+    }
     quarter: dict[str, float] = {}
 
-    def judge(bits: dict[str, int]) -> float:
+    def judge(bits: dict[str, int], *, correct: bool = False) -> float:
         network.set_bits({name: (b, 8) for name, b in bits.items()})
+        for name in network.program.names:  # each is judged by itself
+            network.layer(name).correction.zero_()
+        if correct:
+            correct_bias(network, calibration[: config.fisher_images])
         same, right = _judge(network, images, answers, labels)
         return right if labelled else same
 
-    total = 3 * len(ALPHAS) + config.draws
+    total = 4 * len(ALPHAS) + config.draws
     with run.progress("allocations", total) as advance:
         for alpha in ALPHAS:
             most = limit(costs, "size", alpha)
@@ -294,6 +307,12 @@ def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
                 if alpha == 0.25:
                     quarter[name] = value
                 advance(f"{name} {value:.1f} %")
+                if name == "fisher":
+                    value = judge(plan.bits, correct=True)
+                    points["corrected"].append({"accuracy": value, **plan.used})
+                    if alpha == 0.25:
+                        quarter["corrected"] = value
+                    advance(f"biases corrected {value:.1f} %")
         for k in range(config.draws):
             bits = random_plan(
                 costs, "size", limit(costs, "size", 0.25), np.random.default_rng(config.seed + k), free

@@ -8,9 +8,10 @@ from torch import Tensor, fx, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.core.taps import frozen
+from jostle.quantization.moving import Mover
 from jostle.quantization.program import INF, LAYERS, Layer, Program, Step
 from jostle.quantization.rewriting import fold_input
-from jostle.quantization.walking import Walker, clamp_ends, module_of, name_of, needed, pair, where
+from jostle.quantization.walking import clamp_ends, module_of, name_of, needed, pair, where
 
 _SAME = {
     "clone", "contiguous", "detach", "alias", "lift_fresh_copy", "to", "dropout", "dropout_", "feature_dropout",
@@ -20,7 +21,7 @@ _CLAMPS = {"relu", "relu_", "relu6", "hardtanh", "hardtanh_", "clamp", "clamp_",
 _VIEWS = {"flatten", "view", "reshape", "_unsafe_view", "squeeze"}
 SUPPORTED = (
     "Conv2d, Linear, BatchNorm, ReLU, ReLU6, clamp, add, cat, max and average pooling, mean over space, flatten, pad, "
-    "dropout"
+    "dropout, splits and shuffles of channels, nearest upsampling by whole factors"
 )
 
 
@@ -61,7 +62,7 @@ def trace(model: nn.Module, example: Tensor) -> Program:
     return _Tracer(exported).program()
 
 
-class _Tracer(Walker):
+class _Tracer(Mover):
     def program(self) -> Program:
         """Walk the graph."""
         for node in self.graph.nodes:
@@ -91,6 +92,8 @@ class _Tracer(Walker):
 
     def _visit(self, node: fx.Node) -> None:
         name = name_of(node)
+        if self.moved(node, name):
+            return
         if name in _SAME:
             self.value[node] = self.input(node, 0)
         elif name in ("conv2d", "linear"):

@@ -87,12 +87,15 @@ class Tvm(Deployed):
             arrays.append(node.bias.numpy().astype(np.int32))
             if node.b is not None and node.c is not None:
                 arrays += [node.b.numpy().astype(np.int64), node.c.numpy().astype(np.int64)]
+        if node.op == "channels":
+            arrays.append(np.array(node.index, dtype=np.int32))
         return [self.relax.const(array) for array in arrays]
 
     def _expression(self, node: Node) -> Any:
         make = {
             "conv": self._conv, "linear": self._linear, "add": self._add, "concat": self._concat,
             "flatten": self._flatten, "clamp": self._clamp, "pad": self._pad, "maxpool": self._maxpool,
+            "channels": self._channels, "upsample": self._upsample,
         }[node.op]  # fmt: skip
         return lambda *tensors: make(node, *tensors)
 
@@ -198,6 +201,15 @@ class Tvm(Deployed):
         high, wide = int(x.shape[2]), int(x.shape[3])
         return self.te.compute(
             (1, *node.shape), lambda n, k: x[n, k // (high * wide), (k // wide) % high, k % wide], name="out"
+        )
+
+    def _channels(self, node: Node, x: Any, index: Any) -> Any:
+        return self.te.compute((1, *node.shape), lambda n, c, i, j: x[n, index[c], i, j], name="out")
+
+    def _upsample(self, node: Node, x: Any) -> Any:
+        down, right = node.kernel
+        return self.te.compute(
+            (1, *node.shape), lambda n, c, i, j: x[n, c, i // down, j // right], name="out"
         )
 
     def _clamp(self, node: Node, x: Any) -> Any:

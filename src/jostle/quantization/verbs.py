@@ -1,6 +1,5 @@
 """What the command line offers: quantise, weigh, allocate, verify and time a user's own network."""
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,9 +12,11 @@ from jostle.core.errors import JostleError, optional, require
 from jostle.files import whole
 from jostle.quantization import allocation, convert, sensitivities
 from jostle.quantization.allocation import Plan
+from jostle.quantization.correction import correct_bias
 from jostle.quantization.costs import cost_table, stopwatch
 from jostle.quantization.engines import EngineName, deploy, session
 from jostle.quantization.integer import IntegerModel, to_pixels
+from jostle.quantization.machine import machine
 from jostle.quantization.network import QuantConfig, Quantised
 from jostle.quantization.onnx_export import onnx_graph
 from jostle.quantization.onnx_float import float_graph
@@ -78,6 +79,7 @@ def quantize(
     images: int = 64,
     check: int = 4,
     seed: int = 0,
+    cache: Path | None = None,
     callback: Progress | None = None,
 ) -> Exported:
     """Turn a trained network into integers, prove the engine exact on every tensor, and write it as ONNX.
@@ -85,14 +87,17 @@ def quantize(
     **Arguments:** `model`: convolutional, trained. `data`: images like those it will see; labels are not used.
     `bits`: of the weights, or `mixed`: 4 or 8 a layer, by the integer program within `size_mb` (MiB of weights),
     `bops_g` or `latency_ms`. `act_bits`: of activations. `method`: of the sensitivity. `images`: to calibrate on,
-    spread evenly. `check`: how many more are compared, element by element.
+    spread evenly; biases are corrected on them. `check`: how many more are compared, element by element. `cache`: a
+    JSON file that keeps the layers' times, for `latency_ms`.
     """
-    network, held = _calibrated(
+    network, seen, held = _calibrated(
         model, data, images, check, QuantConfig(act_bits=act_bits, calibration=calibration)
     )
     plan = None
     if bits == "mixed":
-        plan = _plan(network, held, size_mb, bops_g, latency_ms, method, (4, 8), seed, act_bits, callback)
+        plan = _plan(
+            network, held, size_mb, bops_g, latency_ms, method, (4, 8), seed, act_bits, cache, callback
+        )
         network.set_bits(plan.bits)
     else:
         limits = [
@@ -102,7 +107,7 @@ def quantize(
         ]
         require(not limits, f"{(limits or [''])[0]} limits mixed bits only; add --bits mixed")
         network.set_bits(dict.fromkeys(network.weight_bits, int(bits)))
-    integers = convert.to_integer(network)
+    integers = convert.to_integer(correct_bias(network, seen))
     found = verify_engine(integers, deploy(integers), to_pixels(held[:check]))
     with torch.no_grad():
         same = integers.logits(held[:check]).flatten(1).argmax(1) == model(held[:check]).flatten(1).argmax(1)
@@ -126,7 +131,7 @@ def sensitivity(
     **Arguments:** `model`, `data`: yours. `method`: hessian is the paper's; fisher is positive and less noisy.
     `bits`: candidate widths. `images`: how many, spread evenly. `probes`: at most, of hessian.
     """
-    network, _ = _calibrated(model, data, images, 0, QuantConfig())
+    network, *_ = _calibrated(model, data, images, 0, QuantConfig())
     chosen = _spread(data, images)
     x, y = data.subset(chosen).tensors()
     draw = torch.Generator().manual_seed(seed)
@@ -147,15 +152,16 @@ def allocate(
     bits: tuple[int, ...] = (4, 8),
     images: int = 64,
     seed: int = 0,
+    cache: Path | None = None,
     callback: Progress | None = None,
 ) -> Plan:
     """Choose bits for every layer of a network within limits of size, bit operations and measured latency.
 
     **Arguments:** as for `quantize`. Activations keep 8 bits.
     """
-    network, _ = _calibrated(model, data, images, 0, QuantConfig())
+    network, *_ = _calibrated(model, data, images, 0, QuantConfig())
     x = data.subset(_spread(data, images)).tensors()[0]
-    return _plan(network, x, size_mb, bops_g, latency_ms, method, bits, seed, 8, callback)
+    return _plan(network, x, size_mb, bops_g, latency_ms, method, bits, seed, 8, cache, callback)
 
 
 def verify(
@@ -220,7 +226,7 @@ def bench(
 
     **Arguments:** `model`, `data`: yours. `batch`, `threads`, `repeats`: of the timing. `images`: to calibrate on.
     """
-    network, _ = _calibrated(model, data, images, 0, QuantConfig())
+    network, *_ = _calibrated(model, data, images, 0, QuantConfig())
     integers = convert.to_integer(network)
     x = data.subset(_spread(data, min(batch, len(data)))).tensors()[0]
     x = x.repeat(-(-batch // len(x)), 1, 1, 1)[:batch]
@@ -229,25 +235,10 @@ def bench(
     slow = session(float_graph(network), threads)
     real = {"pixels": pixels.float().numpy()}
     ours, theirs = (
-        stopwatch(lambda: quick.run(pixels), repeats),
+        stopwatch(quick.prepared(pixels), repeats),
         stopwatch(lambda: slow.run(None, real), repeats),
     )
     return Bench(theirs[0], theirs[1], ours[0], ours[1], batch, threads, machine())
-
-
-def machine() -> str:
-    """The processor, and whether it has 8-bit dot products; without them x86 kernels may saturate sums of pairs."""
-    try:
-        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return platform.processor() or platform.machine()
-    lines = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-    flags = next((value for key, value in lines.items() if key.strip() in ("flags", "Features")), "")
-    name = next(
-        (value.strip() for key, value in lines.items() if key.strip() == "model name"), platform.machine()
-    )
-    fast = "with" if any(word in flags for word in ("avx512_vnni", "avx_vnni", "asimddp")) else "without"
-    return f"{name}, {fast} 8-bit dot products"
 
 
 def _plan(
@@ -260,9 +251,10 @@ def _plan(
     bits: tuple[int, ...],
     seed: int,
     act_bits: int,
+    cache: Path | None,
     callback: Progress | None,
 ) -> Plan:
-    costs = cost_table(network, bits=bits, act_bits=act_bits, measure=latency_ms is not None)
+    costs = cost_table(network, bits=bits, act_bits=act_bits, measure=latency_ms is not None, cache=cache)
     draw = torch.Generator().manual_seed(seed)
     found = sensitivities.sensitivity(network, x, method=method, bits=bits, generator=draw, callback=callback)
     return allocation.allocate(found, costs, size_mb=size_mb, bops_g=bops_g, latency_ms=latency_ms)
@@ -270,8 +262,8 @@ def _plan(
 
 def _calibrated(
     model: nn.Module, data: Images, images: int, check: int, config: QuantConfig
-) -> tuple[Quantised, Tensor]:
-    """The network, calibrated; and its calibration images, or others where there are enough."""
+) -> tuple[Quantised, Tensor, Tensor]:
+    """The network, calibrated; its calibration images; and others, where there are enough."""
     require(images >= 1, f"images must be at least 1, but {images} came")
     chosen = _spread(data, images)
     rest = sorted(set(range(len(data))) - set(chosen))
@@ -282,7 +274,7 @@ def _calibrated(
     )
     x = data.subset(chosen).tensors()[0]
     network = convert.quantize(model, x, config, images=images)
-    return network, data.subset(held).tensors()[0]
+    return network, x, data.subset(held).tensors()[0]
 
 
 def _spread(data: Images, count: int) -> list[int]:
