@@ -40,12 +40,13 @@ def plain(value: Numbers, unit: str, name: str) -> np.ndarray:
             f"{name} must have units in all its parts or in none, but {value!r} came",
         )
         return np.stack([plain(part, unit, name) for part in value])
-    if hasattr(value, "to_value") and hasattr(value, "unit"):
+    given: Any = value
+    if hasattr(given, "to_value") and hasattr(given, "unit"):
         units = optional("astropy.units", "disk")
         try:
-            value = value.to_value(units.Unit(unit), equivalencies=units.dimensionless_angles())
+            value = given.to_value(units.Unit(unit), equivalencies=units.dimensionless_angles())
         except units.UnitConversionError:
-            raise JostleError(f"{name} must be in units of {unit}, but it came in {value.unit}") from None
+            raise JostleError(f"{name} must be in units of {unit}, but it came in {given.unit}") from None
     try:
         return np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError):
