@@ -1,4 +1,4 @@
-"""The study end to end on a few real digits: all claims judged, all figures there, resumption exact."""
+"""The study end to end on a few real digits: all claims judged, all figures there."""
 
 import json
 
@@ -22,30 +22,14 @@ TINY = {
 
 
 @pytest.mark.study
-def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch) -> None:
+def test_the_study_runs_whole(tmp_path) -> None:
     whole = lab.run("collapse", "quick", root=tmp_path / "whole", **TINY)
-    wanted = json.loads((whole.folder / "result.json").read_text())["metrics"]
     claims = json.loads((whole.folder / "claims.json").read_text())
     assert [claim["id"] for claim in claims] == [claim.id for claim in study.CLAIMS]
     theory = {claim["id"]: claim["verdict"] for claim in claims if claim["id"] in EXACT}
     assert theory == dict.fromkeys(EXACT, "holds")
     figures = json.loads((whole.folder / "figures" / "figures.json").read_text())
     assert len(figures) == 9 and all((whole.folder / "figures" / f["file"]).exists() for f in figures)
-
-    calls, work = [], study.train_task
-
-    def cut(task):
-        calls.append(task)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return work(task)
-
-    monkeypatch.setattr(study, "train_task", cut)
-    with pytest.raises(KeyboardInterrupt):
-        lab.run("collapse", "quick", root=tmp_path / "cut", **TINY)
-    (folder,) = (tmp_path / "cut" / "collapse").iterdir()
-    resumed = lab.resume(folder)
-    assert json.loads((resumed.folder / "result.json").read_text())["metrics"] == wanted
 
 
 # What does not hang on the size of a training.

@@ -1,4 +1,4 @@
-"""The study end to end on a few digits: every claim judged, every figure there, resumption exact."""
+"""The study end to end on a few digits: every claim judged, every figure there."""
 
 import json
 
@@ -26,9 +26,8 @@ EXACT = ("FED-C6", "FED-C7")  # what does not hang on how long it runs
 
 
 @pytest.mark.study
-def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch) -> None:
+def test_the_study_runs_whole(tmp_path) -> None:
     whole = lab.run("federated", "quick", root=tmp_path / "whole", **TINY)
-    wanted = json.loads((whole.folder / "result.json").read_text())["metrics"]
     claims = {c["id"]: c["verdict"] for c in json.loads((whole.folder / "claims.json").read_text())}
     assert list(claims) == [claim.id for claim in study.CLAIMS]
     assert {claims[i] for i in EXACT} == {"holds"} and claims["FED-C1"] == "not-tested"
@@ -44,21 +43,6 @@ def test_the_study_runs_and_resumes_with_the_same_numbers(tmp_path, monkeypatch)
         "flatness",
     ]
     assert all((whole.folder / "figures" / f["file"]).exists() for f in figures)
-
-    calls, work = [], study.train_task
-
-    def cut(task):
-        calls.append(task)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return work(task)
-
-    monkeypatch.setattr(study, "train_task", cut)
-    with pytest.raises(KeyboardInterrupt):
-        lab.run("federated", "quick", root=tmp_path / "cut", **TINY)
-    (folder,) = (tmp_path / "cut" / "federated").iterdir()
-    resumed = lab.resume(folder)
-    assert json.loads((resumed.folder / "result.json").read_text())["metrics"] == wanted
 
 
 @pytest.mark.study

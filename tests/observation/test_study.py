@@ -5,7 +5,6 @@ import json
 import pytest
 
 from jostle import lab
-from jostle.lab import Stage
 from jostle.lab.claims import judge
 from jostle.observation.study import CLAIMS, PRESETS
 
@@ -45,29 +44,6 @@ def test_every_piece_of_the_large_preset_runs(tmp_path, district):
     assert found["certified"]["inside"] and found["certified"]["one attack"]
     verdicts = {item.id: item.verdict for item in judge(CLAIMS, found, "gpu")}
     assert {k for k, verdict in verdicts.items() if verdict == "not-tested"} == {"OBS-P1", "OBS-P2"}
-
-
-@pytest.mark.study
-def test_a_cut_off_run_gives_the_numbers_of_an_unbroken_one(tmp_path, monkeypatch, district):
-    whole = lab.run("observation", root=tmp_path, **SMALL)
-    wanted = json.loads((whole.folder / "result.json").read_text())["metrics"]
-    written = Stage._write
-    count = 0
-
-    def cut(*arguments, **settings):
-        nonlocal count
-        count += 1
-        if count > 3:
-            raise KeyboardInterrupt
-        return written(*arguments, **settings)
-
-    monkeypatch.setattr(Stage, "_write", cut)
-    with pytest.raises(KeyboardInterrupt):
-        lab.run("observation", root=tmp_path / "cut", **SMALL)
-    monkeypatch.undo()
-    (folder,) = (tmp_path / "cut" / "observation").iterdir()
-    again = lab.resume(folder)
-    assert json.loads((again.folder / "result.json").read_text())["metrics"] == wanted
 
 
 def row(cost, ramping, linf=0.05):
