@@ -92,6 +92,15 @@ class L2(Budget):
             return projections.l2(u, radius, lo, hi)
         return projections.l2_scaled(u, radius, lo, hi, scale)
 
+    def _stepper(self, leaves: list[Tensor], boxes: list[Box] | None) -> Callable[[Tree, Tree | None], Tree]:
+        step = super()._stepper(leaves, boxes)
+        rows = to_rows(leaves[:1], self.scope).shape[0]
+        if self.scale is not None or len(leaves) > 1 or rows != 1 or leaves[0].dtype in LOW:
+            return step
+        tiny = torch.finfo(leaves[0].dtype).tiny
+        # A lone row needs no view as rows, and no way back.
+        return lambda g, u: g / max(length(g.reshape(1, -1)), tiny) if isinstance(g, Tensor) else step(g, u)
+
     def _steepest(self, g: Tensor, scale: Tensor | None, u: Tensor | None, box: Box | None) -> Tensor:
         g = g if scale is None else g * scale
         unit = g / cast(at_least(length(g), torch.finfo(g.dtype).tiny), g)
