@@ -34,7 +34,7 @@ def plain(value: Numbers, unit: str, name: str) -> np.ndarray:
     >>> float(plain(2, "kpc", "R"))
     2.0
     """
-    if isinstance(value, tuple | list) and any(hasattr(part, "to_value") for part in value):
+    if type(value) in (tuple, list) and any(hasattr(part, "to_value") for part in value):
         require(
             all(hasattr(part, "to_value") for part in value),
             f"{name} must have units in all its parts or in none, but {value!r} came",
