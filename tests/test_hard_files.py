@@ -61,6 +61,8 @@ WORKS: dict[str, str] = {
     "velocities": "profile.csv",
     "stars": "stars.csv",
     "recording": "series.npy",
+    "clean": "series.npy",
+    "shown": "series.npy",
     "certificates": "certificates.parquet",
     "split": "split.npz",
     "weights": "delta.safetensors",

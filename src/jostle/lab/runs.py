@@ -87,11 +87,12 @@ class Run:
             break
         else:
             raise JostleError(f"could not find a free name for a run under {parent}")
+        # The configuration makes it a run, so it comes last.
+        write_json(folder / "environment.json", environment(config.seed))
         record = {"study": key, "preset": preset, "changed": changed or {}, "config": asdict(config)}
         if processes is not None:
             record["processes"] = asdict(processes)
         write_json(folder / "config.json", record)
-        write_json(folder / "environment.json", environment(config.seed))
         run = cls(folder, key, preset, config)
         run.status("running")
         return run
@@ -144,7 +145,7 @@ class Run:
         if kept is None:
             result = work(stage)
             kept = stage._write(stage.path, result)
-            stage.partial.unlink(missing_ok=True)
+        stage.partial.unlink(missing_ok=True)  # also one that a kill left just after the stage was done
         return kept["value"]
 
     @property

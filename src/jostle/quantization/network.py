@@ -341,7 +341,7 @@ def prepare(model: nn.Module, example: Tensor, config: QuantConfig | None = None
     **Arguments:** `model`: takes images in [0, 1]. `example`: a batch of the size it will see. `config`: how.
     **Raises:** `JostleError` as [`trace`][jostle.quantization.trace] does.
 
-    >>> net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8, 2))
+    >>> net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 2))
     >>> images = torch.rand(4, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     >>> prepare(net, images).calibrate([images])(images).shape
     torch.Size([4, 2])
