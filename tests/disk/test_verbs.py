@@ -4,6 +4,7 @@ import warnings
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from jostle.cli import main
 from jostle.core.errors import JostleError
@@ -64,8 +65,12 @@ def test_spiral_is_kept(tmp_path, capsys):
     )
     with np.load(out, allow_pickle=False) as kept:
         assert kept["f1_over_f0"].shape == (121, 121) and "linear" in kept["labels"].tolist()
+    made = spiral(perturber="kick", time=100.0, points=41)
+    made.save(tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as drawn:
+        assert min(drawn.size) > 300
     with pytest.raises(JostleError, match="npz"):
-        spiral(perturber="kick", time=100.0, points=41).save(tmp_path / "map.csv")
+        made.save(tmp_path / "map.csv")
 
 
 def test_check_and_fit_from_the_command_line(tmp_path, capsys):

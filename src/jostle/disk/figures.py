@@ -16,7 +16,8 @@ def spiral_maps(maps: list[tuple[str, Any]], columns: int, rows_are: tuple[str, 
 
     rows = -(-len(maps) // columns)
     with house_style():
-        figure, axes = plt.subplots(rows, columns, figsize=(WIDTH, 0.6 + 1.75 * rows), squeeze=False)
+        size = (WIDTH, 0.6 + 1.75 * rows) if columns > 1 else (4.2, 0.4 + 2.9 * rows)
+        figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False)
         figure.set_layout_engine("constrained")
         top = max(float(np.percentile(np.abs(m["values"]), 99.5)) for _, m in maps)
         for axis, (title, m) in zip(axes.ravel(), maps, strict=False):

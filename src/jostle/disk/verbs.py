@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from jostle.core.errors import JostleError, require
+from jostle.core.errors import require
 from jostle.disk.adapters import named_potential
 from jostle.disk.diffusion import GMCDiffusion
 from jostle.disk.distributions import PseudoIsothermal, as_disk
@@ -25,9 +25,9 @@ from jostle.disk.waves import fit_kick, read_profile
 
 @dataclass(frozen=True)
 class Spiral:
-    """A map of f1 / f0 that can be kept as `.npz`."""
+    """A map of f1 / f0 that can be kept as `.npz`, or drawn as `.png` or `.pdf`."""
 
-    suffix: ClassVar[str] = ".npz"  # what the command line's --out must end in
+    suffix: ClassVar[tuple[str, ...]] = (".npz", ".png", ".pdf")  # what the command line's --out must end in
     map: SpiralMap
 
     def numbers(self) -> dict[str, object]:
@@ -42,15 +42,25 @@ class Spiral:
         }
 
     def save(self, path: Path) -> None:
-        """Keep axes, map and labels.
+        """Keep axes, map and labels, or draw the map.
 
-        **Raises:** `JostleError` unless `path` ends in `.npz`.
+        **Raises:** `JostleError` unless `path` ends in `.npz`, `.png` or `.pdf`.
         """
         from jostle.files import whole
 
-        if path.suffix != ".npz":
-            raise JostleError(f"out must end in .npz for a map, but {path.name} came")
+        require(
+            path.suffix in self.suffix,
+            f"out must end in {' or '.join(self.suffix)} for a map, but {path.name} came",
+        )
         m = self.map
+        if path.suffix != ".npz":
+            from jostle.disk.figures import spiral_maps
+
+            title = f"$R$ = {m.R:g} kpc, {m.t / MYR:.0f} Myr"
+            with whole(path) as draft:
+                drawn = spiral_maps([(title, {"z": m.z, "vz": m.vz, "values": m.values})], 1)
+                drawn.savefig(draft, dpi=160, format=path.suffix[1:])
+            return
         with whole(path) as draft, draft.open("wb") as handle:
             np.savez(
                 handle,
