@@ -57,7 +57,7 @@ class Config:
     interval_seeds: int = 1
     printed: bool = True
     limit_rounds: int = 400
-    curvature: int = 2000
+    curvature: int = 800
     simulation: Simulation = "batched"
     device: str = "cpu"
     augment: bool = False
