@@ -46,7 +46,6 @@ def test_who_has_enough_may_leave():
 
 
 @pytest.mark.study
-@pytest.mark.study
 def test_workers_end_with_the_process_that_they_work_for(tmp_path):
     script = tmp_path / "long.py"
     script.write_text(
@@ -63,7 +62,8 @@ def test_workers_end_with_the_process_that_they_work_for(tmp_path):
     )
     boss.kill()
     boss.wait()
-    _wait_for(lambda: [pid for pid in map(int, workers) if _alive(pid)], lambda alive: not alive)
+    left = _wait_for(lambda: [pid for pid in map(int, workers) if _alive(pid)], lambda alive: not alive)
+    assert left == []
 
 
 def _wait_for(look, enough):
