@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from jostle.smoothing import METHODS, Fixed, SmoothedClassifier, simulate
 
-SIGMA, INPUTS, DRAWS = 0.5, 8, 12_800
+SIGMA, INPUTS, DRAWS = 0.5, 8, 51_200
 
 
 class CohenLoop:

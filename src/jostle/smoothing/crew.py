@@ -4,11 +4,12 @@ import copy
 import queue
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 T = TypeVar("T")
 
@@ -19,8 +20,17 @@ _MOST = 8
 _FREED = 31 * 2**20
 
 
+@dataclass(eq=False)
+class Hand:
+    """What a worker works with: a model, a generator, and rows that stay in its core's cache."""
+
+    model: nn.Module
+    generator: torch.Generator
+    rows: Tensor | None = None
+
+
 class Crew:
-    """Runs functions of a model and a generator, several at once where that pays.
+    """Runs functions of a hand, several at once where that pays.
 
     On a CPU whole batches run side by side, one thread a core. A network's own parallel loops share out each layer
     instead and wait for the slowest core at each of them, and noise is made by one core whatever they do. Each
@@ -41,9 +51,9 @@ class Crew:
             # glibc gives memory back batch after batch, and fetches it again page by page, until once a block this
             # large was freed: a fifth of the time of a small network. The block itself is never touched.
             torch.empty(_FREED, dtype=torch.uint8)
-        self.spare: queue.SimpleQueue[tuple[nn.Module, torch.Generator]] = queue.SimpleQueue()
+        self.spare: queue.SimpleQueue[Hand] = queue.SimpleQueue()
         for one in self.models:
-            self.spare.put((one, torch.Generator(noise_on)))
+            self.spare.put(Hand(one, torch.Generator(noise_on)))
         self.pool: ThreadPoolExecutor | None = None
         if number > 1:
             self.pool = ThreadPoolExecutor(
@@ -53,7 +63,7 @@ class Crew:
         """How many runs are worth having begun before the first is asked for."""
 
     def start(self, work: Callable[..., T], *arguments: Any) -> Callable[[], T]:
-        """Begin `work(model, generator, *arguments)`; what is returned waits for its result."""
+        """Begin `work(hand, *arguments)`; what is returned waits for its result."""
         if self.pool is not None:
             return self.pool.submit(self._run, work, *arguments).result
         result = self._run(work, *arguments)
@@ -63,7 +73,7 @@ class Crew:
         hand = self.spare.get()
         try:
             with torch.inference_mode():
-                return work(*hand, *arguments)
+                return work(hand, *arguments)
         finally:
             self.spare.put(hand)
 

@@ -1,10 +1,12 @@
 """Draws of many inputs, packed into full batches: early stopping makes batches fewer, never smaller."""
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import islice
 from threading import Lock
 
 import numpy as np
@@ -14,11 +16,15 @@ from torch import Tensor, nn
 
 from jostle.core.errors import JostleError, require
 from jostle.core.taps import first_tensor
-from jostle.smoothing.crew import Crew
-from jostle.smoothing.noise import Filler, entries_of, piece_of, seed_of
+from jostle.smoothing.crew import Crew, Hand
+from jostle.smoothing.noise import Filler, piece_of, seed_of
 
 # With fewer draws than this in sight a batch is not shared out among the workers.
 _WORTH = 32
+
+# A worker is handed so many seconds of work at a time, in at most so many batches: what lays batches out and counts
+# them takes a tenth of a millisecond, in which the workers wait for the interpreter.
+_SECONDS, _MOST = 2e-2, 16
 
 
 @dataclass(eq=False)
@@ -67,7 +73,7 @@ def draw(
     """
     with closing(Crew(model, device, noise_on)) as crew:
         packer = _Packer(iter(jobs), batch, classes, seed, dtype, noise_on, len(crew.models))
-        running: deque[_Batch] = deque()
+        running: deque[_Load] = deque()
         while True:
             packed = packer.pack()
             if packed is not None:
@@ -101,21 +107,40 @@ class _Piece:
         rows.copy_(self.whole[start : start + len(rows)])
 
 
+Parts = list[tuple[_Piece, int, int]]
+"""Draws that stand one after another: a piece, the first of its draws, and how many."""
+
+
 @dataclass(eq=False)
-class _Batch:
-    buffer: Tensor
-    parts: list[tuple[_Piece, int, int]]  # with the first of the piece's draws, and how many
-    result: Callable[[], tuple[Tensor, Tensor]] | None = None
+class _Load:
+    """What one worker runs, `size` rows after another; `batch` of them a forward pass."""
+
+    batches: list[Parts]
+    size: int
+    batch: int
+    dtype: torch.dtype
+    result: Callable[[], tuple[Tensor, Tensor, float]] | None = None
 
     def run(
-        self, model: nn.Module, generator: torch.Generator, fill: Filler, classes: int
-    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, ""]]:
-        """The answer of each row, and a number that is finite if all logits are."""
-        at = 0
-        for piece, start, number in self.parts:
-            piece.write(self.buffer[at : at + number], start, fill, generator)
-            at += number
-        return _answer(model, self.buffer[:at], classes)
+        self, hand: Hand, fill: Filler, classes: int
+    ) -> tuple[Int[Tensor, " rows"], Float[Tensor, ""], float]:
+        """The answer of each row, a number that is finite if all logits are, and seconds for `size` rows."""
+        began = time.perf_counter()
+        image = self.batches[0][0][0].job.image
+        if hand.rows is None:
+            hand.rows = torch.empty((self.size, *image.shape), dtype=self.dtype, device=image.device)
+        answers, largest = [], []
+        for parts in self.batches:
+            at = 0
+            for piece, start, number in parts:
+                piece.write(hand.rows[at : at + number], start, fill, hand.generator)
+                at += number
+            for rows in hand.rows[:at].split(self.batch):
+                found, logits = _answer(hand.model, rows, classes)
+                answers.append(found)
+                largest.append(logits)
+        seconds = (time.perf_counter() - began) / len(self.batches)
+        return torch.cat(answers), torch.cat(largest).sum(dtype=torch.float64), seconds
 
 
 class _Packer:
@@ -129,47 +154,47 @@ class _Packer:
         noise_on: torch.device,
         workers: int,
     ) -> None:
-        self.jobs, self.size, self.classes, self.seed = jobs, batch, classes, seed
-        self.noise_on, self.dtype, self.workers = noise_on, dtype, workers
-        self.ready: deque[Job] = deque()
+        self.jobs, self.batch, self.classes, self.seed = jobs, batch, classes, seed
+        self.dtype, self.workers = dtype, workers
+        self.ready: deque[Job] = deque(islice(jobs, 1))
+        self.shape = self.ready[0].image.shape if self.ready else torch.Size()
+        self.most = piece_of(math.prod(self.shape), noise_on)  # draws a piece
+        self.size = batch * max(1, self.most // batch)  # rows filled at once
         self.rest: tuple[_Piece, int] | None = None  # a piece of which only the beginning found room
-        self.buffers: list[Tensor] = []
-        self.shape: torch.Size | None = None
-        self.most = 0  # draws a piece
+        self.together = 1  # so many times `size` a load
         self.ended = False
         self.done = 0
 
-    def pack(self) -> _Batch | None:
-        """The next batch, or None if all that is wanted has been laid out."""
-        parts, room, image = [], self._room(), None
-        while room and (left := self.rest or self._piece()) is not None:
-            piece, start = left
-            taken = min(room, piece.size - start)
-            parts.append((piece, start, taken))
-            room -= taken
-            self.rest = (piece, start + taken) if start + taken < piece.size else None
-            image = piece.job.image
-        return None if image is None else _Batch(self._buffer(image), parts)
+    def pack(self) -> _Load | None:
+        """The next batches, or None if all that is wanted has been laid out."""
+        batches: list[Parts] = []
+        room = self._room()
+        while room > 0 and (parts := self._batch(min(room, self.size))):
+            batches.append(parts)
+            room -= sum(number for _, _, number in parts)
+        return _Load(batches, self.size, self.batch, self.dtype) if batches else None
 
-    def count(self, batch: _Batch) -> list[Job]:
-        """Add a batch's answers to its jobs; the jobs that are done."""
-        assert batch.result is not None
-        answers, largest = batch.result()
+    def count(self, load: _Load) -> list[Job]:
+        """Add a load's answers to its jobs; the jobs that are done."""
+        assert load.result is not None
+        answers, largest, seconds = load.result()
+        if answers.device.type == "cpu":
+            self.together = max(1, min(_MOST, round(_SECONDS / seconds)))
         require(
             math.isfinite(float(largest)),
             f"the model answers NaN or infinity (after {self.done} inputs were done): look at its weights, or at an "
             "overflow in half precision",
         )
         slots: dict[Job, int] = {}
-        where = [slots.setdefault(piece.job, len(slots)) for piece, _, _ in batch.parts]
-        numbers = [number for _, _, number in batch.parts]
-        for (piece, _, _), number in zip(batch.parts, numbers, strict=True):
+        parts = [part for batch in load.batches for part in batch]
+        where = [slots.setdefault(piece.job, len(slots)) for piece, _, _ in parts]
+        numbers = [number for _, _, number in parts]
+        for (piece, _, _), number in zip(parts, numbers, strict=True):
             piece.job.seen += number
         flat = answers.cpu().numpy()
         if len(slots) > 1:
             flat = flat + np.repeat(np.array(where) * self.classes, numbers)
         table = np.bincount(flat, minlength=len(slots) * self.classes)
-        self.buffers.append(batch.buffer)
         finished = []
         for job, row in zip(slots, table.reshape(-1, self.classes), strict=True):
             job.counts = row if not len(job.counts) else job.counts + row
@@ -183,11 +208,21 @@ class _Packer:
         return finished
 
     def _room(self) -> int:
-        """Rows of the next batch: at the end, when no new inputs come, what is left is shared out."""
+        """Rows of the next load: at the end, when no new inputs come, what is left is shared out."""
         if not self.ended or self.workers == 1:
-            return self.size
+            return self.size * self.together
         left = sum(job.want - job.drawn for job in self.ready)
-        return min(self.size, max(_WORTH, math.ceil(left / self.workers)))
+        return min(self.size * self.together, max(_WORTH, math.ceil(left / self.workers)))
+
+    def _batch(self, room: int) -> Parts:
+        parts: Parts = []
+        while room and (left := self.rest or self._piece()) is not None:
+            piece, start = left
+            taken = min(room, piece.size - start)
+            parts.append((piece, start, taken))
+            room -= taken
+            self.rest = (piece, start + taken) if start + taken < piece.size else None
+        return parts
 
     def _piece(self) -> tuple[_Piece, int] | None:
         if not self.ready:
@@ -195,9 +230,6 @@ class _Packer:
             if job is None:
                 self.ended = True
                 return None
-            if self.shape is None:
-                self.shape = job.image.shape
-                self.most = piece_of(entries_of(job.image), self.noise_on)
             if job.image.shape != self.shape:
                 raise JostleError(
                     f"images must share one shape, but {tuple(self.shape)} and {tuple(job.image.shape)} came; "
@@ -210,24 +242,22 @@ class _Packer:
             self.ready.popleft()
         return piece, 0
 
-    def _buffer(self, image: Tensor) -> Tensor:
-        if self.buffers:
-            return self.buffers.pop()
-        return torch.empty((self.size, *image.shape), dtype=self.dtype, device=image.device)
 
-
-def _answer(model: nn.Module, rows: Tensor, classes: int) -> tuple[Int[Tensor, " rows"], Float[Tensor, ""]]:
+def _answer(
+    model: nn.Module, rows: Tensor, classes: int
+) -> tuple[Int[Tensor, " rows"], Float[Tensor, " rows"]]:
+    """The class of the largest logit, and that logit."""
     try:
         logits = first_tensor(model(rows), "the model")
     except torch.OutOfMemoryError:
         if len(rows) == 1:
             raise
         halves = [_answer(model, half, classes) for half in rows.chunk(2)]
-        return torch.cat([answers for answers, _ in halves]), halves[0][1] + halves[1][1]
+        return torch.cat([answers for answers, _ in halves]), torch.cat([largest for _, largest in halves])
     if logits.ndim != 2 or logits.shape[0] != len(rows) or logits.shape[1] != classes:
         raise JostleError(
             f"the model must give one row of {classes} logits an image, but {tuple(logits.shape)} came for "
             f"{len(rows)} images"
         )
-    values, answers = logits.max(1)  # the lowest index where several are largest
-    return answers, values.sum(dtype=torch.float64)
+    largest, answers = logits.max(1)  # the lowest index where several are largest
+    return answers, largest
