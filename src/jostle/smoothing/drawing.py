@@ -113,18 +113,17 @@ Parts = list[tuple[_Piece, int, int]]
 
 @dataclass(eq=False)
 class _Load:
-    """What one worker runs, `size` rows after another; `batch` of them a forward pass."""
+    """Batches that one worker runs after another, in `size` rows of its own."""
 
     batches: list[Parts]
     size: int
-    batch: int
     dtype: torch.dtype
     result: Callable[[], tuple[Tensor, Tensor, float]] | None = None
 
     def run(
         self, hand: Hand, fill: Filler, classes: int
     ) -> tuple[Int[Tensor, " rows"], Float[Tensor, ""], float]:
-        """The answer of each row, a number that is finite if all logits are, and seconds for `size` rows."""
+        """The answer of each row, a number that is finite if all logits are, and seconds a batch."""
         began = time.perf_counter()
         image = self.batches[0][0][0].job.image
         if hand.rows is None:
@@ -135,10 +134,9 @@ class _Load:
             for piece, start, number in parts:
                 piece.write(hand.rows[at : at + number], start, fill, hand.generator)
                 at += number
-            for rows in hand.rows[:at].split(self.batch):
-                found, logits = _answer(hand.model, rows, classes)
-                answers.append(found)
-                largest.append(logits)
+            found, logits = _answer(hand.model, hand.rows[:at], classes)
+            answers.append(found)
+            largest.append(logits)
         seconds = (time.perf_counter() - began) / len(self.batches)
         return torch.cat(answers), torch.cat(largest).sum(dtype=torch.float64), seconds
 
@@ -154,14 +152,14 @@ class _Packer:
         noise_on: torch.device,
         workers: int,
     ) -> None:
-        self.jobs, self.batch, self.classes, self.seed = jobs, batch, classes, seed
+        self.jobs, self.size, self.classes, self.seed = jobs, batch, classes, seed
         self.dtype, self.workers = dtype, workers
         self.ready: deque[Job] = deque(islice(jobs, 1))
         self.shape = self.ready[0].image.shape if self.ready else torch.Size()
         self.most = piece_of(math.prod(self.shape), noise_on)  # draws a piece
-        self.size = batch * max(1, self.most // batch)  # rows filled at once
         self.rest: tuple[_Piece, int] | None = None  # a piece of which only the beginning found room
-        self.together = 1  # so many times `size` a load
+        self.begun: Parts = []  # a batch that nothing was left to fill
+        self.together = 1  # batches a load
         self.ended = False
         self.done = 0
 
@@ -170,9 +168,13 @@ class _Packer:
         batches: list[Parts] = []
         room = self._room()
         while room > 0 and (parts := self._batch(min(room, self.size))):
+            rows = sum(number for _, _, number in parts)
+            if batches and rows < min(room, self.size):
+                self.begun = parts  # the next looks may fill it
+                break
             batches.append(parts)
-            room -= sum(number for _, _, number in parts)
-        return _Load(batches, self.size, self.batch, self.dtype) if batches else None
+            room -= rows
+        return _Load(batches, self.size, self.dtype) if batches else None
 
     def count(self, load: _Load) -> list[Job]:
         """Add a load's answers to its jobs; the jobs that are done."""
@@ -211,12 +213,15 @@ class _Packer:
         """Rows of the next load: at the end, when no new inputs come, what is left is shared out."""
         if not self.ended or self.workers == 1:
             return self.size * self.together
-        left = sum(job.want - job.drawn for job in self.ready)
-        return min(self.size * self.together, max(_WORTH, math.ceil(left / self.workers)))
+        share = math.ceil(sum(job.want - job.drawn for job in self.ready) / self.workers)
+        if share > self.size:
+            share = math.ceil(share / self.size) * self.size
+        return min(self.size * self.together, max(_WORTH, share))
 
     def _batch(self, room: int) -> Parts:
-        parts: Parts = []
-        while room and (left := self.rest or self._piece()) is not None:
+        parts, self.begun = self.begun, []
+        room -= sum(number for _, _, number in parts)
+        while room > 0 and (left := self.rest or self._piece()) is not None:
             piece, start = left
             taken = min(room, piece.size - start)
             parts.append((piece, start, taken))
