@@ -72,6 +72,8 @@ class Bifurcate(_Sloped):
         assert policy.centre is not None
         centre = policy.centre.to(x0) if isinstance(x0, Tensor) else policy.centre.numpy().astype(x0.dtype)
         side = 2 * self._sides(x0, centre, t)
+        if not centre.any():  # as for every squashed policy: one operation less a step
+            return lambda x: (_rows(x * side), side)
         return lambda x: (_rows((x - centre) * side), side)
 
     def _sides(self, x0: Any, centre: Any, t: np.ndarray) -> Any:
@@ -247,7 +249,7 @@ def _continuous(policy: Policy, what: str) -> None:
 
 def _rows(values: Any) -> Any:
     """The sum of each row, array or tensor."""
-    return values[:, 0] if values.shape[1] == 1 else values.sum(1)
+    return values.reshape(-1) if values.shape[1] == 1 else values.sum(1)
 
 
 def _numbers(values: Any, like: Any) -> Any:
