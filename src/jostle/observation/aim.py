@@ -22,7 +22,6 @@ class Aim:
         with torch.no_grad():
             self.slope = goal.slope(policy, self.body(reach.clean), t)
         self.value: Value | None = None if self.slope else goal.bind(policy, reach.clean, t)
-        self._ones = torch.ones(len(reach.clean), dtype=reach.clean.dtype, device=reach.clean.device)
 
     def __call__(self, u: Tensor) -> Tensor:
         """The objective, one number a sample."""
@@ -43,5 +42,5 @@ class Aim:
         else:
             assert self.value is not None
             value = self.value(shown, x)
-            (grad,) = gradients(value, (shown,), self._ones)
+            (grad,) = gradients(value, (shown,), torch.ones_like(value))
         return value.detach(), [self.reach.inward(grad)]

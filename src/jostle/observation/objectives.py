@@ -71,16 +71,16 @@ class Bifurcate(_Sloped):
             return self._halved(x0, t)
         assert policy.centre is not None
         centre = policy.centre.to(x0) if isinstance(x0, Tensor) else policy.centre.numpy().astype(x0.dtype)
-        side = 2 * self._sides(x0, centre, t)
+        side = self._sides(x0, centre, t)
         if not centre.any():  # as for every squashed policy: one operation less a step
             return lambda x: (_rows(x * side), side)
         return lambda x: (_rows((x - centre) * side), side)
 
     def _sides(self, x0: Any, centre: Any, t: np.ndarray) -> Any:
-        """Where each action is pushed, weights and all: `(batch, actions)`, of the kind of `x0`."""
+        """+2 or -2 where each action is pushed, times its weight: `(batch, actions)`, of the kind of `x0`."""
         want = self._signs(t)
-        up = x0 < centre if want is None else want[:, None] > 0
-        side = 2.0 * _numbers(up, x0) - 1.0 + 0 * x0
+        up = x0 < centre if want is None else (want[:, None] > 0) | np.zeros(x0.shape, bool)
+        side = 4.0 * _numbers(up, x0) - 2.0
         if self.dims is None and self.weights is None:
             return side
         return side * _numbers(self._weights(x0.shape[1]), x0)

@@ -168,11 +168,11 @@ class Policy:
         **Raises:** `JostleError` if the shape is wrong or an entry is not finite.
         """
         given = o if isinstance(o, Tensor) else torch.as_tensor(np.asarray(o))
-        require(
-            given.ndim in (1, 2) and given.shape[-1] == self.features,
-            f"o must have the shape (batch, {self.features}) or ({self.features},), but "
-            f"{tuple(given.shape)} came",
-        )
+        if given.ndim not in (1, 2) or given.shape[-1] != self.features:
+            raise JostleError(
+                f"o must have the shape (batch, {self.features}) or ({self.features},), but "
+                f"{tuple(given.shape)} came"
+            )
         x = given.detach().to(self.like)
         x = x[None] if given.ndim == 1 else x
         # A finite sum tells at once; one that is not can be an overflow.
