@@ -96,8 +96,9 @@ def timed(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, floa
 def models() -> dict[str, tuple[nn.Module, tuple[int, ...], int, int]]:
     """Networks, their inputs, the batch of the peers and how many draws an input."""
     torch.manual_seed(0)
-    mlp = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)
+    mlp, larger = (
+        nn.Sequential(nn.Flatten(), nn.Linear(64, h), nn.ReLU(), nn.Linear(h, h), nn.ReLU(), nn.Linear(h, 10))
+        for h in (256, 512)
     )
     cnn = nn.Sequential(
         nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(16, 32, 3, padding=1), nn.ReLU(),
@@ -110,6 +111,7 @@ def models() -> dict[str, tuple[nn.Module, tuple[int, ...], int, int]]:
     return {
         "linear": (linear.eval(), (1, 8, 8), 1000, DRAWS),
         "MLP": (mlp.eval(), (1, 8, 8), 1000, DRAWS),
+        "MLP of 512 units": (larger.eval(), (1, 8, 8), 1000, DRAWS // 4),
         "MLP of 28 x 28": (wide.eval(), (1, 28, 28), 400, DRAWS // 8),
         "small CNN": (cnn.eval(), (1, 28, 28), 400, DRAWS // 32),
     }
