@@ -253,9 +253,9 @@ class Stage:
 
 @dataclass
 class Partial:
-    """The state of a long task of a [`sweep`][jostle.lab.sweeps.sweep], which a killed run goes on from; a file in its folder.
+    """The state of a long task of a [`sweep`][jostle.lab.sweeps.sweep], which a killed run goes on from.
 
-    `every`: seconds between two savings.
+    `path`: of its file, in the run's folder. `every`: seconds between two savings.
     """
 
     path: Path
