@@ -75,6 +75,7 @@ PRESETS = {
         counts=(16, 64, 256, 1024),
         scenes=6000,
         scenery="pacs-128.zip::photo",
+        jobs=8,
     ),
     "paper": Config(
         model="torchvision:vgg16",
@@ -86,6 +87,7 @@ PRESETS = {
         data_prior="pacs-128.zip::photo",
         substitute="pacs-128.zip::photo",
         looks_on=200,
+        jobs=8,
     ),
 }
 
