@@ -7,21 +7,13 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from tiny import PHOTO_NET
 
 from jostle.cli import _named, main
 from jostle.cli_types import options_of
 from jostle.core.errors import JostleError
 
-NET = """
-import torch
-from torch import nn
-
-def build():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 3))
-    net.input_shape = (3, 32, 32)
-    return net.eval()
-
+NET = f"""{PHOTO_NET}
 def not_a_net():
     return 3
 """
@@ -119,6 +111,7 @@ def test_a_mistake_is_one_sentence_and_a_code(own, capsys, words, sentence):
     assert code != 0 and sentence in err and "Traceback" not in err
 
 
+@pytest.mark.study
 def test_an_unknown_option_fails_without_a_traceback(own):
     done = subprocess.run(
         [sys.executable, "-m", "jostle", "universal", "craft", "--model", "mynet.py:build", "--eps", "1"],

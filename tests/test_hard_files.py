@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny import PHOTO_NET
 from torch import nn
 
 from jostle.cli import main
@@ -18,16 +19,7 @@ from jostle.lab.rooms import ROOMS
 
 pytestmark = pytest.mark.study
 
-NET = """
-import torch
-from torch import nn
-
-def build():
-    torch.manual_seed(0)
-    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(5), nn.Flatten(), nn.Linear(150, 2))
-    net.input_shape = (3, 32, 32)
-    return net.eval()
-
+NET = f"""{PHOTO_NET}
 def broken():
     net = build()
     with torch.no_grad():

@@ -110,6 +110,7 @@ def test_every_public_name_is_there_and_says_what_it_is(package: str) -> None:
             assert (value.__doc__ or "").strip(), f"{package}.{name} has no docstring"
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     "statement", ["import jostle", "import jostle; jostle.Linf; jostle.ascend; jostle.Taps"]
 )

@@ -3,11 +3,12 @@
 import json
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ TINY: dict[str, dict[str, Any]] = {
         "steps": 40,
         "methods": ("none",),
         "looks_on": 10,
+        "jobs": 1,
     },
     "smoothing": {
         "sigmas": (0.25,),
@@ -38,6 +40,7 @@ TINY: dict[str, dict[str, Any]] = {
         "certified": 8,
         "n_max": 500,
         "device": "cpu",
+        "jobs": 1,
     },
     "style": {
         "seeds": 1,
@@ -85,6 +88,7 @@ TINY: dict[str, dict[str, Any]] = {
         "draws": 1,
         "repeats": 5,
         "counts": (),
+        "jobs": 1,
     },
     "collapse": {
         "count": 300,
@@ -112,6 +116,7 @@ TINY: dict[str, dict[str, Any]] = {
         "draws": 1,
         "scored": 50,
         "removed": 2,
+        "jobs": 1,
     },
     "disk": {"points": 40, "stars": 2000, "times_myr": (100.0,), "radii": (4.0, 16.0), "pulses": 3},
 }
@@ -131,6 +136,19 @@ def net() -> nn.Module:
     )
     made.input_shape = (1, 28, 28)  # pyright: ignore[reportAttributeAccessIssue]
     return made.eval()
+
+
+PHOTO_NET = """
+import torch
+from torch import nn
+
+def build():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(96, 2))
+    net.input_shape = (3, 32, 32)
+    return net.eval()
+"""
+"""The file of somebody's own network, of 32x32 photographs of two classes."""
 
 
 def in_place_of_lite(name: str) -> nn.Module:
@@ -188,11 +206,29 @@ class Process:
 KILLED = -signal.SIGPROF
 
 
+def forked(function: Any, items: Sequence[Any], *, engine: str, jobs: int) -> Iterator[tuple[int, Any]]:
+    """As `lab.parallel`, last task first, each in a process of its own that knows what it is handed and no more."""
+    for i in reversed(range(len(items))):
+        output, into = _SERVER.Pipe(duplex=False)
+        process = _SERVER.Process(target=_answer, args=(pickle.dumps((function, items[i])), into))
+        process.start()
+        into.close()
+        yield i, pickle.loads(output.recv_bytes())
+        process.join()
+        output.close()
+
+
+def _answer(task: bytes, into: Any) -> None:
+    torch.set_num_threads(1)
+    function, item = pickle.loads(task)
+    into.send_bytes(pickle.dumps(function(item)))
+
+
 def _type(words: list[str], root: Path, fate: str, after: float, times: Path | None, output: Any) -> None:
     from matplotlib.figure import Figure
 
     from jostle import cli
-    from jostle.lab.runs import Run, Stage
+    from jostle.lab.runs import Partial, Run, Stage
     from jostle.quantization import study
 
     # Pictures take longer than all the rest, and other tests look at them.
@@ -205,7 +241,7 @@ def _type(words: list[str], root: Path, fate: str, after: float, times: Path | N
         os.dup2(output.fileno(), stream)
     output.close()
     when: dict[str, float] = {}
-    create, write, save = Run.create, Stage._write, Stage.save
+    create, write, save, save_part = Run.create, Stage._write, Stage.save, Partial.save
 
     def created(*given: Any) -> Run:
         made = create(*given)
@@ -221,10 +257,17 @@ def _type(words: list[str], root: Path, fate: str, after: float, times: Path | N
         stage.every = 0.0
         save(stage, state)
 
+    def saved_part(partial: Partial, state: Any) -> None:
+        partial.every = 0.0
+        save_part(partial, state)
+
     Run.create, Stage._write = created, written  # type: ignore[assignment]
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts with & would ignore it
     if fate:
-        Stage.save = saved  # at every chance, and not every few seconds: these studies take no longer
+        Stage.save, Partial.save = (
+            saved,
+            saved_part,
+        )  # at every chance, and not every few seconds: these studies take no longer
         signal.signal(signal.SIGPROF, FATES[fate])
         signal.setitimer(signal.ITIMER_PROF, after)
     code = cli.main(words)

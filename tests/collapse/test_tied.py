@@ -102,6 +102,7 @@ def test_minimise_says_when_it_did_not_converge() -> None:
     assert not model.minimise(randn(5, 12), max_steps=2, newton=False).converged
 
 
+@pytest.mark.study
 def test_minimise_goes_on_past_a_saddle() -> None:
     # Real pixels with a weak tie: the gradient shrinks towards a saddle, and grows again while the value falls.
     digits = load_data("digits")

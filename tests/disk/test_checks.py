@@ -19,6 +19,7 @@ def test_few_modes_show():
     assert few.modes > 0.005
 
 
+@pytest.mark.study
 def test_waves_in_the_plane_are_compared_on_full_orbits():
     """The epicyclic approximation shows, and the less the cooler the stars are."""
     cool, warm = (

@@ -29,6 +29,7 @@ def flyby_error(window, indirect=False):
     return np.abs(modes - orbits).max() / np.abs(orbits).max()
 
 
+@pytest.mark.study
 def test_flyby_against_the_orbit_integral():
     long, short = flyby_error(400 / 3), flyby_error(50 / 3)
     assert long < 5e-4 and long < 0.5 * short

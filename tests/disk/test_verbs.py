@@ -52,6 +52,7 @@ def test_date_from_the_command_line(sample, capsys):
     assert "no file" in capsys.readouterr().err
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("perturber", ["kick", "pulse", "breathing", "arms", "bar", "flyby"])
 def test_every_perturber_makes_a_map(perturber):
     m = spiral(perturber=perturber, time=200.0, mass=1e8, points=60).map
@@ -73,6 +74,7 @@ def test_spiral_is_kept(tmp_path, capsys):
         made.save(tmp_path / "map.csv")
 
 
+@pytest.mark.study
 def test_check_and_fit_from_the_command_line(tmp_path, capsys):
     assert main(["disk", "check", "--time", "100", "--stars", "20"]) == 0
     z = np.linspace(0.1, 1.2, 12)
@@ -99,6 +101,7 @@ def test_refusals():
         spiral(perturber="kick", time=-5.0)
 
 
+@pytest.mark.study
 def test_sagittarius_map_against_the_exact_answer():
     """The whole map of `spiral --perturber sagittarius` beside the nonlinear back-trace of the same stars."""
     pytest.importorskip("galpy")

@@ -26,6 +26,7 @@ def pair(toy, monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.study
 def test_a_study_that_breaks_does_not_stop_the_others(pair):
     output = StringIO()
     ended = lab.tour(["broken", "toy"], root=pair, jobs=2, console=Console(file=output, width=200))
@@ -38,12 +39,14 @@ def test_a_study_that_breaks_does_not_stop_the_others(pair):
     assert read_json(folder / "status.json")["state"] == "finished"
 
 
+@pytest.mark.study
 def test_the_display_shows_what_each_study_is_at(pair):
     output = StringIO()
     lab.tour(["toy"], root=pair, console=Console(file=output, force_terminal=True, width=160))
     assert "walking" in output.getvalue() and "toy" in output.getvalue()
 
 
+@pytest.mark.study
 def test_stopped_by_hand_it_leaves_no_process_behind(pair, monkeypatch):
     pids = []
     start = demo._Tour._start

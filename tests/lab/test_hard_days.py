@@ -8,7 +8,12 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from tiny import KILLED, TINY, Process, told, typed
+from matplotlib.figure import Figure
+from tiny import KILLED, TINY, Process, forked, in_place_of_lite, told, typed
+
+from jostle import lab
+from jostle.lab import sweeps
+from jostle.quantization import study as quantization
 
 pytestmark = pytest.mark.study
 every_study = pytest.mark.parametrize("key", TINY)
@@ -110,9 +115,9 @@ def test_a_full_disk_ctrl_c_and_broken_files_lose_nothing(key, unbroken, tmp_pat
     printed = _befallen(key, root, whole, "full", dice.uniform(whole.times["begun"], max(stages)), 2)
     _sentence(printed)
     assert "could not write" in printed or "the system said" in printed
-    _sentence(
-        _befallen(key, root, whole, "stop", dice.uniform(min(stages), max(stages)), 130), "stopped by hand"
-    )
+    # When something is kept; a single stage keeps it task by task.
+    begin = min(stages) if len(stages) > 1 else (whole.times["begun"] + max(stages)) / 2
+    _sentence(_befallen(key, root, whole, "stop", dice.uniform(begin, max(stages)), 130), "stopped by hand")
     folder = _folder(root, key)
     assert folder is not None
     assert json.loads((folder / "status.json").read_text()) == {
@@ -156,6 +161,16 @@ def test_a_full_disk_ctrl_c_and_broken_files_lose_nothing(key, unbroken, tmp_pat
     assert told(folder) == whole.told
 
 
+@every_study
+@pytest.mark.filterwarnings("ignore:the series has")
+def test_workers_give_the_numbers_of_one_process(key, unbroken, tmp_path, monkeypatch):
+    monkeypatch.setattr(sweeps, "parallel", forked)
+    monkeypatch.setattr(Figure, "savefig", lambda _, where, **how: Path(where).write_text("a picture"))
+    monkeypatch.setattr(quantization, "load_model", in_place_of_lite)
+    made = lab.run(key, root=tmp_path, **TINY[key])
+    assert told(made.folder) == unbroken(key).told
+
+
 @pytest.mark.parametrize("key", TINY)
 def test_a_place_that_takes_no_folder_is_a_sentence(key, tmp_path):
     (tmp_path / "file").write_text("")
@@ -174,6 +189,7 @@ def test_a_place_that_takes_no_folder_is_a_sentence(key, tmp_path):
             "data must have the model's channels, 1, but photographs has 3",
         ),
         ("quantization", {"repeats": 1}, "repeats must be at least 5, but 1 came"),
+        ("collapse", {"decay_epochs": 2}, "decay_epochs must be at least 3, but 2 came"),
     ],
 )
 def test_what_cannot_end_well_is_refused_before_the_work(key, settings, sentence, tmp_path):

@@ -196,6 +196,7 @@ def _browse(tmp_path: Path, page: Path, width: int, scheme: str, *flags: str) ->
     return subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout
 
 
+@pytest.mark.study
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [1280, 375])
 @pytest.mark.parametrize("name", ["index", "finished", "failed"])
@@ -210,6 +211,7 @@ def test_a_page_fits_its_screen_and_shows_its_pictures(gallery, tmp_path, width,
     assert shown == images == {"index": 1, "finished": 4, "failed": 0}[name]
 
 
+@pytest.mark.study
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
 @pytest.mark.parametrize("width", [1280, 375])
 def test_a_screenshot_is_light_or_dark_and_figures_stay_on_white(gallery, tmp_path, width):

@@ -51,6 +51,7 @@ def test_text_is_legible_at_print_size():
     assert all(8 <= text.get_fontsize() <= 9 for text in texts)
 
 
+@pytest.mark.study
 def test_no_window_is_opened():
     code = (
         "import sys; from jostle.lab import style; assert 'matplotlib' not in sys.modules\n"

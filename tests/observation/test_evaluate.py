@@ -88,6 +88,7 @@ def test_sampled_policies_share_their_draws():
     assert plain.rows["none"].attacked_return != report.rows["none"].attacked_return
 
 
+@pytest.mark.study
 def test_the_building_s_kpis_are_reported(district, tmp_path):
     data = district.window(3000, 200)
     net = mlp(31, 16, 1, gain=3.0)

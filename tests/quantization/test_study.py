@@ -11,8 +11,9 @@ from PIL import Image
 
 from jostle import cli, lab
 from jostle.quantization import figures, verbs
+from jostle.quantization.experiments import counts
 from jostle.quantization.integer import IntegerModel
-from jostle.quantization.study import QUICK, STUDY, Config, _counts
+from jostle.quantization.study import QUICK, STUDY, Config
 from jostle.zoo import load_data
 
 pytest.importorskip(
@@ -149,6 +150,7 @@ SMALL = replace(
     draws=1,
     repeats=5,
     counts=("resnet18",),
+    jobs=1,
 )
 
 
@@ -172,7 +174,7 @@ def test_a_small_run_says_what_holds(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.study
 def test_resnet50_is_the_papers_with_its_strides_in_the_first_layers() -> None:
-    found = _counts("resnet50")
+    found = counts("resnet50")
     assert found["float"]["bops"] == pytest.approx(3951, rel=2e-3)
     assert found["8"]["bops"] == pytest.approx(247, rel=2e-3)
     assert int(found["4"]["bops"]) == 67 and found["4"]["size"] == pytest.approx(

@@ -48,6 +48,7 @@ def test_the_radius_of_a_linear_model_is_approached_from_below_at_every_sigma(si
     assert gaps[1] < min(gaps[0], 0.02 * sigma + 0.01)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("method", ["sequential", "fixed"])
 def test_at_most_one_certificate_in_a_thousand_is_false(method):
     # 1,000 images at distances around 0.3, each with its own exact radius; alpha = 1e-3.

@@ -23,6 +23,7 @@ SMALL = {
     "certified": 12,
     "n_max": 1000,
     "device": "cpu",
+    "jobs": 1,
 }
 
 

@@ -64,12 +64,10 @@ SMALL = {
 
 
 @pytest.mark.study
-def test_side_by_side_or_one_after_another_the_numbers_are_the_same(few, tmp_path):
-    found = []
-    for jobs in (1, 2):
-        run = lab.run("style", root=tmp_path / str(jobs), data=few, jobs=jobs, test_limit=30, **SMALL)
-        found.append(json.loads((run.folder / "result.json").read_text())["metrics"])
-    assert found[0] == found[1] and found[0]["methods"]["erm"]["targets"].keys() == set(PACS[1:])
+def test_folders_of_domains_are_a_study(few, tmp_path):
+    run = lab.run("style", root=tmp_path, data=few, jobs=1, test_limit=30, **SMALL)
+    found = json.loads((run.folder / "result.json").read_text())["metrics"]
+    assert found["methods"]["erm"]["targets"].keys() == set(PACS[1:])
 
 
 @pytest.mark.study

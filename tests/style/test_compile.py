@@ -67,6 +67,7 @@ def test_a_compiled_network_gives_the_numbers_of_the_plain_one():
     assert done.stdout.strip() == "one graph is refused"
 
 
+@pytest.mark.study
 def test_the_import_does_not_load_the_compiler():
     done = alone("import sys, jostle.style; print('torch._dynamo' in sys.modules, 'sklearn' in sys.modules)")
     assert done.stdout.split() == ["False", "False"], done.stderr[-2000:]

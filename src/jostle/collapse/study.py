@@ -21,6 +21,7 @@ from jostle.collapse.decay import VARIANTS
 from jostle.collapse.experiments import Task, train_task
 from jostle.collapse.report import NCReport
 from jostle.collapse.tied import TiedModel
+from jostle.core.errors import require
 from jostle.lab.engines import Engine
 from jostle.lab.runs import Run
 from jostle.lab.study import Study
@@ -76,6 +77,9 @@ PAPER = replace(GPU, greedy_seeds=3, decay_seeds=3, decay_epochs=350)
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """The theorems on random features, the trainings, and the response on the trained network's features."""
+    for name in ("greedy_epochs", "decay_epochs"):
+        epochs = getattr(config, name)
+        require(epochs >= 3, f"{name} must be at least 3, but {epochs} came")  # now, not after the theorems
     theory = run.stage("theorems", lambda stage: theorems(config.starts, run.generator("theorems")))
     answer = run.stage("response at collapse", lambda stage: response_at_collapse(run.generator("response")))
     trained = _trainings(config, run)

@@ -199,11 +199,7 @@ class APGD(Rule):
             state["gains"] = state["gains"] + (score > state["previous"])
             state["best_grad"] = _choose(best > state["best"], grads, state["best_grad"])
             if ascent.t in state["checkpoints"]:
-                stuck = ~state["halved"] & (state["mark"] >= best)
-                halve = (state["gains"] < self.rho * (ascent.t - state["last"])) | stuck
-                state["eta"] = torch.where(halve, state["eta"] / 2, state["eta"])
-                state["gains"] = torch.zeros_like(score)
-                state["halved"], state["mark"], state["last"] = halve, best, ascent.t
+                halve = halvings(state, best, ascent.t, self.rho)
                 u = like(u, _choose(halve, leaves_of(ascent.best_u), leaves_of(u)))
                 grad = _choose(halve, state["best_grad"], grads)
         state["previous"], state["best"] = score, best
@@ -216,6 +212,20 @@ class APGD(Rule):
         ]
         state["before"] = leaves_of(u)
         return ascent.move(like(u, mixed))
+
+
+def halvings(state: dict[str, Any], best: Tensor, t: int, rho: float) -> Tensor:
+    """APGD at a checkpoint: which samples halve their step `eta`, as is done in `state`.
+
+    Those of which fewer than `rho` of the steps since the last checkpoint gained, or neither `eta` nor the best
+    changed there.
+    """
+    stuck = ~state["halved"] & (state["mark"] >= best)
+    halve = (state["gains"] < rho * (t - state["last"])) | stuck
+    state["eta"] = torch.where(halve, state["eta"] / 2, state["eta"])
+    state["gains"] = torch.zeros_like(best)
+    state["halved"], state["mark"], state["last"] = halve, best, t
+    return halve
 
 
 def checkpoints(steps: int) -> list[int]:

@@ -20,8 +20,10 @@ from jostle.disk.spiral import PhaseSpiral
 from jostle.disk.units import GYR, MYR
 from jostle.disk.vertical import VerticalActions
 from jostle.lab.claims import Claim
+from jostle.lab.engines import Engine
 from jostle.lab.runs import Run
 from jostle.lab.study import Study
+from jostle.lab.sweeps import call, sweep
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Config:
 
     **Arguments:** `seed`. `points`: of a map, a side. `stars`: of the synthetic sample to date.
     `times_myr`: of the maps. `radii`: for the winding rate (kpc). `pulses`: durations in the curve against
-    tau_P.
+    tau_P. `jobs`: pieces at a time, through `engine`.
     """
 
     seed: int = 0
@@ -39,19 +41,36 @@ class Config:
     times_myr: tuple[float, ...] = (100.0, 250.0, 400.0, 600.0)
     radii: tuple[float, ...] = (4.0, 6.0, 8.0, 10.0, 12.0, 14.0, 16.0)
     pulses: int = 40
+    jobs: int = 1
+    engine: Engine = "loky"
+
+
+PASSAGES = {"halo": (True, False), "no halo": (False, False), "halo + clouds": (True, True)}
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
-    """Maps, curves and tables, one stage each."""
+    """Maps, curves and tables, side by side; then the figures."""
     fly = StraightFlyby(5e8, 270.0, (13.0, 2.0, 0.0), (0.2, 0.3, 1.0), softening=1.0)
-    rows: list[tuple[str, Any]] = []
-    for title, halo, clouds in (
-        ("halo", True, False),
-        ("no halo", False, False),
-        ("halo + clouds", True, True),
-    ):
-        kept = run.stage(f"passage {title}", lambda _, h=halo, c=clouds: _maps(config, fly, h, c))
-        rows += [(f"{t:g} Myr", m) for t, m in zip(config.times_myr, kept, strict=True)]
+    pieces: dict[str, tuple[Any, ...]] = {
+        "winding, halo": (_winding, config, True),
+        "winding, no halo": (_winding, config, False),
+        "satellites": (_satellites,),
+        "dating": (_dating, config, _seed(run, "stars")),
+        **{f"passage, {title}": (_maps, config, fly, *with_) for title, with_ in PASSAGES.items()},
+        "arms": (_arms, config),
+        "pulses": (_pulses, config),
+        "clouds": (_clouds,),
+        "streaming": (_streaming, config, _seed(run, "streaming")),
+    }
+    found = sweep(run, "pieces", call, pieces, engine=config.engine, jobs=config.jobs)
+    arms, pulse, table = found["arms"], found["pulses"], found["satellites"]
+    clouds, side, dated = found["clouds"], found["streaming"], found["dating"]
+    wind = {"halo": found["winding, halo"], "bare": found["winding, no halo"]}
+    rows = [
+        (f"{t:g} Myr", m)
+        for title in PASSAGES
+        for t, m in zip(config.times_myr, found[f"passage, {title}"], strict=True)
+    ]
     run.figure(
         "passage",
         figures.spiral_maps(
@@ -60,13 +79,11 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "Response at R = 8 kpc to a 5e8 M_sun satellite that crossed the plane 5 kpc away at 270 km/s. Linear, no "
         "self-gravity, rigid halo, direct forces; stars held at their place during the passage.",
     )
-    arms = run.stage("arms", lambda _: _arms(config))
     run.figure(
         "arms",
         figures.spiral_maps([(t, _arrays(m)) for t, m in arms["maps"].items()], 2),
         "A bending pulse leaves one arm, a breathing pulse two (300 Myr after the pulse).",
     )
-    pulse = run.stage("pulses", lambda _: _pulses(config))
     run.figure(
         "duration",
         figures.curves(
@@ -77,24 +94,21 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         ),
         "Pulses of fixed height: a power law when fast, a peak at the mode's own time, an exponential fall when slow.",
     )
-    table = run.stage("satellites", lambda _: _satellites())
     run.figure(
         "satellites",
         figures.ranking(table["names"], table["bending"], table["breathing"]),
         "Strongest passage of each satellite, past 2 Gyr and next 0.5; straight lines, masses of this package. What is "
         "below 1e-12 has no bar.",
     )
-    wind = run.stage("winding", lambda _: _winding(config))
     run.figure(
         "winding",
         figures.curves(
-            [("with halo", wind["R"], wind["halo"]), ("without halo", wind["R"], wind["bare"])],
+            [("with halo", config.radii, wind["halo"]), ("without halo", config.radii, wind["bare"])],
             "R (kpc)",
             "turns per Gyr",
         ),
         "Turns per Gyr between stars that rise to 0.3 and to 1 kpc: slower in the outer disk and with a halo.",
     )
-    clouds = run.stage("clouds", lambda _: _clouds())
     run.figure(
         "survival",
         figures.curves(
@@ -107,7 +121,6 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "What clouds leave of a mode at the action h_z sigma_z (23 km/s, 0.4 kpc, heated over 10 Gyr): the closed "
         "form and finite differences.",
     )
-    side = run.stage("streaming", lambda _: _streaming(config, run))
     run.figure(
         "streaming",
         figures.curves(
@@ -119,7 +132,6 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         ),
         "Stars that stream sideways (35 km/s) damp a local spiral of a slab, as 1 / t in one dimension.",
     )
-    dated = run.stage("dating", lambda _: _dating(config, run))
     best = sorted(table["bending"], reverse=True)
     return {
         "arms_odd": arms["odd"],
@@ -145,6 +157,10 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "dated_error_myr": dated["error"],
         "dated_truth_myr": 400.0,
     }
+
+
+def _seed(run: Run, name: str) -> int:
+    return int(torch.randint(2**31 - 1, (1,), generator=run.generator(name)))
 
 
 def _maps(config: Config, fly: StraightFlyby, halo: bool, clouds: bool) -> list[dict[str, Any]]:
@@ -206,15 +222,12 @@ def _satellites() -> dict[str, Any]:
     }
 
 
-def _winding(config: Config) -> dict[str, Any]:
-    result: dict[str, Any] = {"R": list(config.radii)}
-    for name, halo in (("halo", True), ("bare", False)):
-        rates = []
-        for R in config.radii:
-            _, Omega, _ = VerticalActions(milky_way(halo), R)([0.3, 1.0], [0.0, 0.0])
-            rates.append(float((Omega[0] - Omega[1]) / (2 * np.pi) * GYR))
-        result[name] = rates
-    return result
+def _winding(config: Config, halo: bool) -> list[float]:
+    rates = []
+    for R in config.radii:
+        _, Omega, _ = VerticalActions(milky_way(halo), R)([0.3, 1.0], [0.0, 0.0])
+        rates.append(float((Omega[0] - Omega[1]) / (2 * np.pi) * GYR))
+    return rates
 
 
 def _clouds() -> dict[str, Any]:
@@ -245,14 +258,13 @@ def _clouds() -> dict[str, Any]:
     }
 
 
-def _streaming(config: Config, run: Run) -> dict[str, Any]:
+def _streaming(config: Config, seed: int) -> dict[str, Any]:
     sigma, widths = 35.0, (0.5, 1.0, 2.0)
     t = np.geomspace(0.005, 2.0, 100)
     curves = {f"{w:g}": [float(x) for x in lateral_gaussian(0.0, w, sigma, t * GYR)] for w in widths}
     late = slice(-20, None)
     slope = np.polyfit(np.log(t[late]), np.log(np.array(curves["1"])[late]), 1)[0]
     # Stars that are at x = 0 at time t came from x = -v t, where the kick was exp(-x^2 / width^2).
-    seed = int(torch.randint(2**31 - 1, (1,), generator=run.generator("streaming")))
     v = sigma * np.random.default_rng(seed).standard_normal(50 * config.stars)
     times = np.array([0.01, 0.03, 0.1, 0.3])
     sampled = [float(np.exp(-((v * x * GYR) ** 2)).mean()) for x in times]
@@ -269,8 +281,7 @@ def _streaming(config: Config, run: Run) -> dict[str, Any]:
     }
 
 
-def _dating(config: Config, run: Run) -> dict[str, float]:
-    seed = int(torch.randint(2**31 - 1, (1,), generator=run.generator("stars")))
+def _dating(config: Config, seed: int) -> dict[str, float]:
     draw = np.random.default_rng(seed)
     disk = PseudoIsothermal()
     stars = TestParticles.sample(disk, config.stars, draw).run(Kick(dv=3.0), -0.005, 400 * MYR)

@@ -6,12 +6,13 @@ from jostle.lab.engines import parallel
 from jostle.lab.processes import Processes
 from jostle.lab.report import write_index, write_report
 from jostle.lab.running import resume, run, start
-from jostle.lab.runs import Run, Stage
+from jostle.lab.runs import Partial, Run, Stage
 from jostle.lab.study import Study
 from jostle.lab.sweeps import sweep
 
 __all__ = [
     "Claim",
+    "Partial",
     "Processes",
     "Run",
     "Stage",

@@ -5,7 +5,9 @@ import json
 import os
 import platform
 import shlex
+import shutil
 import sys
+import tempfile
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -74,27 +76,17 @@ class Run:
 
         **Raises:** `JostleError` if the folder cannot be made.
         """
-        stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
         parent = (root or runs_root()) / key
-        for suffix in ("", *(f".{i}" for i in range(2, 1000))):
-            folder = parent / f"{stamp}-{preset}{suffix}"
-            try:
-                folder.mkdir(parents=True)
-            except FileExistsError:
-                continue
-            except OSError as error:
-                raise JostleError(f"could not make the run folder {folder}: {error.strerror}") from error
-            break
-        else:
-            raise JostleError(f"could not find a free name for a run under {parent}")
-        # The configuration makes it a run, so it comes last.
-        write_json(folder / "environment.json", environment(config.seed))
+        name = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{preset}"
         record = {"study": key, "preset": preset, "changed": changed or {}, "config": asdict(config)}
         if processes is not None:
             record["processes"] = asdict(processes)
-        write_json(folder / "config.json", record)
-        run = cls(folder, key, preset, config)
-        run.status("running")
+        with _aside(parent, name) as draft:
+            run = cls(draft, key, preset, config)
+            write_json(draft / "environment.json", environment(config.seed))
+            write_json(draft / "config.json", record)
+            run.status("running")
+            run.folder = _settled(draft, parent, name)
         return run
 
     @classmethod
@@ -113,8 +105,11 @@ class Run:
 
     def generator(self, name: str, device: torch.device | str = "cpu") -> torch.Generator:
         """A generator whose stream depends on the run's seed and on `name` only."""
-        seed = zlib.crc32(f"{self.config.seed}/{name}".encode())
-        return torch.Generator(device).manual_seed(seed)
+        return torch.Generator(device).manual_seed(self.seed(name))
+
+    def seed(self, name: str) -> int:
+        """The seed of [`generator`][jostle.lab.runs.Run.generator], for a task that another process carries out."""
+        return zlib.crc32(f"{self.config.seed}/{name}".encode())
 
     def log(self, **row: Any) -> None:
         """Add a row to `metrics.jsonl`; it is written when the stage next saves.
@@ -227,14 +222,10 @@ class Stage:
     def _read(self, path: Path) -> dict[str, Any] | None:
         if not path.exists():
             return None
-        try:
+        with _legible(path):
             kept = torch.load(path, weights_only=True)
             value, rows, seconds = kept["value"], kept["rows"], float(kept["seconds"])
             rows = [json.loads(row) for row in rows]
-        except Exception as error:
-            raise JostleError(
-                f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it to redo that stage"
-            ) from error
         self.run._rows[self.first :] = rows
         self.run._earlier += seconds
         self.seconds = seconds
@@ -258,6 +249,77 @@ class Stage:
             draft.write_bytes(buffer.getvalue())
         self.run._flush()
         return kept
+
+
+@dataclass
+class Partial:
+    """The state of a long task of a [`sweep`][jostle.lab.sweeps.sweep], which a killed run goes on from.
+
+    `path`: of its file, in the run's folder. `every`: seconds between two savings.
+    """
+
+    path: Path
+    every: float = 5.0
+    _saved: float = field(default_factory=time.perf_counter)
+
+    def load(self) -> Any:
+        """What was saved last, or `None`."""
+        if not self.path.exists():
+            return None
+        with _legible(self.path):
+            return torch.load(self.path, weights_only=True)
+
+    def save(self, state: Callable[[], Any]) -> None:
+        """Keep what `state` gives, if it is time to."""
+        if time.perf_counter() - self._saved < self.every:
+            return
+        buffer = io.BytesIO()  # torch's own error for a full disk says less
+        torch.save(state(), buffer)
+        with whole(self.path) as draft:
+            draft.write_bytes(buffer.getvalue())
+        self._saved = time.perf_counter()
+
+
+@contextmanager
+def _legible(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise JostleError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}); delete it to redo that stage"
+        ) from error
+
+
+_DRAFT = ".draft"
+
+
+@contextmanager
+def _aside(parent: Path, name: str) -> Iterator[Path]:
+    """A folder beside the place of a new run: a kill leaves no run without a configuration."""
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        for left in parent.glob(f".*{_DRAFT}"):  # by a kill, long ago: others may be at work
+            if time.time() - left.stat().st_mtime > 3600:
+                shutil.rmtree(left, ignore_errors=True)
+        outer = tempfile.TemporaryDirectory(prefix=".", suffix=_DRAFT, dir=parent)
+        draft = Path(outer.name) / name
+        draft.mkdir()
+    except OSError as error:
+        raise JostleError(f"could not make the run folder {parent / name}: {error.strerror}") from error
+    with outer:
+        yield draft
+
+
+def _settled(draft: Path, parent: Path, name: str) -> Path:
+    """Move a whole folder to its place, under the first name that is free."""
+    for suffix in ("", *(f".{i}" for i in range(2, 1000))):
+        folder = parent / f"{name}{suffix}"
+        try:
+            return draft.rename(folder)
+        except OSError as error:  # a folder that holds something is not replaced
+            if not folder.exists():
+                raise JostleError(f"could not make the run folder {folder}: {error.strerror}") from error
+    raise JostleError(f"could not find a free name for a run under {parent}")
 
 
 def environment(seed: int) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from jostle.core.errors import require
-from jostle.core.rules import Rule, checkpoints
+from jostle.core.rules import Rule, checkpoints, halvings
 from jostle.core.trees import Tree, leaves_of
 
 if TYPE_CHECKING:
@@ -77,11 +77,7 @@ class ConjugateGradient(Rule):
             state["best_way"] = torch.where(rose, state["way"], state["best_way"])
             state["best_before"] = torch.where(rose, grad, state["best_before"])
             if ascent.t in state["checkpoints"]:
-                stuck = ~state["halved"] & (state["mark"] >= best)
-                halve = (state["gains"] < self.rho * (ascent.t - state["last"])) | stuck
-                state["eta"] = torch.where(halve, state["eta"] / 2, state["eta"])
-                state["gains"] = torch.zeros_like(score)
-                state["halved"], state["mark"], state["last"] = halve, best, ascent.t
+                halve = halvings(state, best, ascent.t, self.rho)
                 back = halve[:, None]
                 u = torch.where(back, leaves_of(ascent.best_u)[0], u)
                 grad = torch.where(back, state["best_before"], grad)

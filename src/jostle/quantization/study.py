@@ -1,37 +1,37 @@
 """The study of HAWQ-V3: exactness, allocation, and training with rounding in the loop, on real networks and data."""
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
-from torchvision.models.resnet import Bottleneck
 
 from jostle.core.errors import require
-from jostle.core.statistics import wilson
 from jostle.core.training import Trainer, minibatches
 from jostle.lab.claims import Claim
+from jostle.lab.engines import Engine
 from jostle.lab.runs import Run, Stage
 from jostle.lab.study import Study
-from jostle.quantization import figures, published
+from jostle.lab.sweeps import call, sweep
+from jostle.quantization import experiments, figures, published
 from jostle.quantization.allocation import allocate, limit, random_plan
 from jostle.quantization.claims import CLAIMS as ROWS
 from jostle.quantization.convert import quantize, to_integer
 from jostle.quantization.correction import correct_bias
 from jostle.quantization.costs import CostTable, additivity, cost_table
-from jostle.quantization.distillation import QAT, fit_qat
 from jostle.quantization.engines import deploy
+from jostle.quantization.experiments import Task
 from jostle.quantization.integer import to_pixels
-from jostle.quantization.network import QuantConfig, Quantised, prepare
-from jostle.quantization.networks import ResNet8
+from jostle.quantization.network import QuantConfig, Quantised
 from jostle.quantization.sensitivities import Sensitivity, sensitivity
 from jostle.quantization.verifying import verify_engine
 from jostle.zoo import load_data, load_model
 
 ALPHAS = (0.25, 0.5, 0.75)
+METHODS = ("hessian", "fisher")
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Config:
     `qat_epochs`: of training in float32 and with rounding. `low_bits`: of weights and activations there. `teacher`:
     distil from the float32 network. `data`: images for EfficientNet-Lite0; the shipped photographs, or a folder or
     zip of ImageNet's classes. `calibration`: how many of them its ranges come from; the others are judged.
-    `probes`: of Hutchinson's estimate. `draws`: random allocations. `repeats`: of timings.
+    `probes`: of Hutchinson's estimate. `draws`: random allocations. `repeats`: of timings. `jobs`: of what is asked of
+    the trained network at a time, through `engine`.
     """
 
     seed: int = 0
@@ -60,12 +61,15 @@ class Config:
     draws: int = 5
     repeats: int = 20
     counts: tuple[Literal["resnet18", "resnet50"], ...] = ("resnet18", "resnet50")
+    jobs: int = 2
+    engine: Engine = "loky"
 
 
 QUICK = Config()
 GPU = replace(
     QUICK,
     device="cuda",
+    jobs=1,
     digits="cifar10-jpeg.zip::train",
     low_bits=4,
     width=64,
@@ -84,10 +88,12 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         config.repeats >= 5, f"repeats must be at least 5, but {config.repeats} came"
     )  # now, not after training
     problems = run.stage("published problems", lambda stage: _published())
-    counts = run.stage("counts", lambda stage: {name: _counts(name) for name in config.counts})
-    trained = run.stage("training in float32", lambda stage: _train(config, run, stage))
-    digits = run.stage("rounding and training", lambda stage: _digits(config, run, trained, stage))
-    curvature = run.stage("curvature", lambda stage: _curvature(config, run, trained))
+    shared = {f.name: getattr(config, f.name) for f in fields(Task) if hasattr(config, f.name)}
+    net = run.stage("training in float32", lambda stage: _train(config, Task(**shared), run, stage))
+    found = _side_by_side(config, run, Task(**shared, **net))
+    counts = {name: found[f"counts of {name}"] for name in config.counts}
+    digits = _digits(found, Task(**shared).low)
+    curvature = {method: found[method] for method in METHODS}
     lite = run.stage("EfficientNet-Lite0", lambda stage: _lite(config, run, stage))
     _figures(run, digits, curvature, lite)
     run.tensors("trained", digits["state"])
@@ -111,51 +117,9 @@ def _published() -> dict[str, Any]:
     return {"rows": rows, "seconds": slowest}
 
 
-def _counts(name: str) -> dict[str, dict[str, float]]:
-    """Size and bit operations; random weights have the same ones."""
-    model = load_model(f"torchvision:{name}")
-    for block in model.modules():
-        if isinstance(block, Bottleneck):
-            # The paper's ResNet50 (pytorchcv's) has its strides in the first 1x1 layers, torchvision's in the 3x3 ones.
-            block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
-    network = prepare(model, torch.zeros(1, 3, 224, 224))
-    costs = cost_table(network)
-    ends = [0, len(costs.layers) - 1]
-
-    def mixed(kind: str) -> float:
-        table = costs.table(kind)
-        return float(table[:, 0].sum() + (table[ends, 1] - table[ends, 0]).sum())
-
-    return {
-        "float": {"size": sum(costs.params) * 4 / 2**20, "bops": sum(costs.macs) * 1024 / 1e9},
-        "8": {"size": float(costs.size[:, 1].sum()), "bops": float(costs.bops[:, 1].sum())},
-        "4": {"size": mixed("size"), "bops": mixed("bops")},
-    }
-
-
-def _images(config: Config) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
-    data = load_data(config.digits)
-    images, labels = data.tensors()
-    order = torch.randperm(len(images), generator=torch.Generator().manual_seed(config.seed))
-    images, labels = images[order].to(config.device), labels[order].to(config.device)
-    held = len(images) // 5
-    return images[held:], labels[held:], images[:held], labels[:held], len(data.classes)
-
-
-def _network(
-    config: Config, channels: int, classes: int, state: dict[str, Tensor] | None = None
-) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        model = ResNet8(channels, classes, config.width)
-    if state is not None:
-        model.load_state_dict(state)
-    return model.to(config.device).eval()
-
-
-def _train(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
-    x, y, *_, classes = _images(config)
-    model = _network(config, x.shape[1], classes).train()
+def _train(config: Config, task: Task, run: Run, stage: Stage) -> dict[str, Any]:
+    x, y, *_, classes = task.images()
+    model = replace(task, channels=x.shape[1], classes=classes).network().train()
     steps = config.epochs * -(-len(x) // 64)
     optimiser = torch.optim.Adam(model.parameters(), 4e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 4e-3, steps)
@@ -182,78 +146,42 @@ def _train(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
     }
 
 
-def _accuracy(model: Any, images: Tensor, labels: Tensor) -> tuple[float, tuple[float, float]]:
-    with torch.no_grad():
-        hits = sum(
-            int((model(b).argmax(1) == t).sum())
-            for b, t in zip(images.split(100), labels.split(100), strict=True)
-        )
-    low, high = wilson(hits, len(images))
-    return 100 * hits / len(images), (100 * low, 100 * high)
+def _side_by_side(config: Config, run: Run, task: Task) -> dict[str, Any]:
+    """What is asked of the trained network, longest first, and the counts; a killed run keeps what is done."""
+    low, rounding = task.low, run.seed("rounding")
+    pieces: dict[str, tuple[Any, ...]] = {
+        f"{low}, trained and distilled": (experiments.trained, task, True, rounding),
+        f"{low}, trained": (experiments.trained, task, False, rounding),
+        **{method: (experiments.curvature, task, method, run.seed(method)) for method in METHODS},
+        "rounded": (experiments.rounded, task),
+        **{f"counts of {name}": (experiments.counts, name) for name in config.counts},
+    }
+    found = sweep(
+        run,
+        "rounding, training and curvature",
+        call,
+        pieces,
+        engine=config.engine,
+        jobs=config.jobs,
+        rows=lambda name, one: ({"training": name, **row} for row in one.get("rows", ())),
+    )
+    experiments.images.cache_clear()
+    return found
 
 
-def _digits(config: Config, run: Run, trained: dict[str, Any], stage: Stage) -> dict[str, Any]:
+def _digits(found: dict[str, Any], low: str) -> dict[str, Any]:
     """The float32 network, rounded to 8 and to few bits, and trained with rounding, with and without a teacher."""
-    x, y, held, truth, _ = _images(config)
-    model = _network(config, trained["channels"], trained["classes"], trained["state"])
-    low = f"W{config.low_bits}A{config.low_bits}"
-    few = QuantConfig(weight_bits=config.low_bits, act_bits=config.low_bits)
-    found = {"float32": _accuracy(model, held, truth), "W8A8": _accuracy(quantize(model, x), held, truth)}
-    found["W4A4"] = _accuracy(quantize(model, x, QuantConfig(weight_bits=4, act_bits=4)), held, truth)
-    found[low] = _accuracy(quantize(model, x, few), held, truth)
-    total = 2 * config.qat_epochs * -(-len(x) // 64)
-    with run.progress("training with rounding", total) as advance:
-        for label, teacher in ((f"{low}, trained", None), (f"{low}, trained and distilled", model)):
-            network = quantize(model, x, few)
-            settings = QAT(epochs=config.qat_epochs, lr=0.03 if teacher is None else 0.003)
-            record = fit_qat(
-                network, x, y, settings, teacher=teacher, generator=run.generator("rounding"),
-                callback=lambda done, count, text: advance(text),
-            )  # fmt: skip
-            for row in record.rows:
-                run.log(training=label, **row)
-            found[label] = _accuracy(network, held, truth)
-    integers, few_held = to_integer(network), held[:32]
-    pixels = to_pixels(few_held).cpu()
-    codes, wanted = network.codes(few_held), integers.tensors(pixels)
-    checked = verify_engine(integers, deploy(integers), pixels)
-    accuracy = {name: value for name, (value, _) in found.items()}
+    names = (f"{low}, trained", f"{low}, trained and distilled")
+    judged = {**found["rounded"], **{name: found[name]["accuracy"] for name in names}}
+    accuracy = {name: value for name, (value, _) in judged.items()}
     lost = accuracy["float32"] - accuracy[low]
+    last = found[names[-1]]
     return {
         "accuracy": accuracy,
-        "intervals": {name: interval for name, (_, interval) in found.items()},
+        "intervals": {name: interval for name, (_, interval) in judged.items()},
         "low": low,
         "recovered": (accuracy[f"{low}, trained"] - accuracy[low]) / lost if lost > 0 else 1.0,
-        "forward_mismatches": sum(
-            int((codes[n].detach().cpu().long() != t).sum()) for n, t in wanted.items()
-        ),
-        "mismatches": sum(checked.mismatches.values()) + checked.deployed,
-        "elements": sum(checked.elements.values()),
-        "state": {k: v.detach().cpu() for k, v in network.state_dict().items()},
-    }
-
-
-def _curvature(config: Config, run: Run, trained: dict[str, Any]) -> dict[str, Any]:
-    """Hessian and Fisher traces of the trained network, with their standard errors."""
-    x, y, *_ = _images(config)
-    network = quantize(_network(config, trained["channels"], trained["classes"], trained["state"]), x)
-    tables = {}
-    for method in ("hessian", "fisher"):
-        found = sensitivity(
-            network, x[:128], y[:128], method=method, bits=(config.low_bits, 8), probes=config.probes,
-            generator=run.generator(method),
-        )  # fmt: skip
-        tables[method] = _table(found)
-    return tables
-
-
-def _table(found: Sensitivity) -> dict[str, Any]:
-    return {
-        "layers": list(found.layers),
-        "omega": found.omega[:, 0].tolist(),
-        "sem": found.omega_sem[:, 0].tolist(),
-        "doubtful": list(found.doubtful),
-        "samples": found.samples,
+        **{key: last[key] for key in ("forward_mismatches", "mismatches", "elements", "state")},
     }
 
 
@@ -333,7 +261,7 @@ def _lite(config: Config, run: Run, stage: Stage) -> dict[str, Any]:
         "elements": sum(checked.elements.values()),
         "at_quarter": quarter,
         "latency": additivity(network, costs, repeats=config.repeats),
-        "fisher": _table(fisher),
+        "fisher": experiments.table(fisher),
         "plans": plans,
         "points": points,
     }

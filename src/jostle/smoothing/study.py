@@ -1,15 +1,16 @@
 """The study of rRCM: train, certify, and see what the samples are spent on."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from functools import cached_property
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from jostle.core.errors import optional
-from jostle.lab import Run, Stage, Study
+from jostle.lab import Partial, Run, Study, sweep
+from jostle.lab.engines import Engine
 from jostle.smoothing import figures
 from jostle.smoothing.bounds import usual_radii
 from jostle.smoothing.certificates import Certificate, Certificates
@@ -46,7 +47,7 @@ class Config:
     seeds, counted from `seed`. `network`, `width`, `depth`, `patch`: of the encoder. `pretrain_*`, `projector`,
     `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`:
     of the certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`:
-    `auto`, `cpu` or `cuda`.
+    `auto`, `cpu` or `cuda`. `jobs`: trainings at a time, through `engine`.
     """
 
     data: str = "digits"
@@ -79,11 +80,13 @@ class Config:
     fixed: bool = True
     half: bool = False
     device: Device = "auto"
+    jobs: int = 1
+    engine: Engine = "loky"
 
 
 CIFAR: dict[str, Any] = {"data": "cifar10-jpeg.zip::train", "test": "cifar10-jpeg.zip::test"}
 PRESETS = {
-    "quick": Config(),
+    "quick": Config(jobs=2),
     "gpu": Config(
         **CIFAR,
         labelled=1000,
@@ -139,105 +142,125 @@ PRESETS = {
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Pre-train, train every method at every noise level, certify; then the tables and the figures."""
     optional("pyarrow.parquet", "smoothing")  # known to be missing now, not when all is done
-    splits = load_splits(
+    draw = run.seed("splits")
+    splits = _splits(config, draw)
+    seeds = range(config.seed, config.seed + config.seeds)
+    jobs = {
+        (method, sigma, seed): Job(config, draw, method, sigma, lam, seed, run.seed(f"train {seed} {sigma}"))
+        for seed in seeds
+        for sigma, lam in zip(config.sigmas, config.lams, strict=True)
+        for method in config.methods
+    }
+    starts = {
+        (method, seed): Job(config, draw, method, 0.0, 0.0, seed, run.seed(f"pretrain {method} {seed}"))
+        for seed in seeds
+        for method in config.methods
+        if method in PRETRAININGS
+    }
+    shared: dict[str, Any] = {"engine": config.engine, "jobs": config.jobs, "partial": True}
+    found = sweep(run, "pre-training", _pretrain, {one.name: one for one in starts.values()}, **shared)
+    states = {key: found[one.name] for key, one in starts.items()}
+    for key, job in jobs.items():
+        if (state := states.get((job.method, job.seed))) is not None:
+            jobs[key] = replace(job, start=state["encoder"])
+    found = sweep(
+        run,
+        "training and certifying",
+        _train_and_certify,
+        {job.name: job for job in jobs.values()},
+        figure=lambda one: f"{one['name']}: ACR {_table(one['sequential']).average_radius():.3f}",
+        rows=lambda _, one: [{**one["about"], **row_of(_table(one["sequential"]))}],
+        **shared,
+    )
+    made = {key: found[job.name] for key, job in jobs.items()}
+    tables = {key: _table(made[key]["sequential"]) for key in jobs}
+    fixed = next((_table(one["fixed"]) for one in made.values() if "fixed" in one), None)
+    speed = {method: one["speed"] for (method, *_), one in made.items() if "speed" in one}
+    _splits.cache_clear()
+    return _report(config, run, splits, states, tables, speed, fixed)
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A method at a noise level with a seed, or a pre-training, which has no level.
+
+    `draw`: seed of the splits. `noise`: of its own draws. `start`: weights of a pre-trained encoder.
+    """
+
+    config: Config
+    draw: int
+    method: str
+    sigma: float
+    lam: float
+    seed: int
+    noise: int
+    start: Mapping[str, Tensor] | None = None
+
+    @property
+    def name(self) -> str:
+        """As a task."""
+        level = f"sigma {self.sigma:g} " if self.sigma else ""
+        return f"{self.method} {level}seed {self.seed}"
+
+
+@lru_cache(maxsize=1)
+def _splits(config: Config, draw: int) -> Splits:
+    """In every process once."""
+    return load_splits(
         config.data,
         config.test,
         size=config.size,
         labelled=config.labelled,
         certified=config.certified,
-        generator=run.generator("splits"),
+        generator=torch.Generator().manual_seed(draw),
         device=device_of(config.device),
     )
-    states: dict[tuple[str, int], dict[str, Any]] = {}
-    for seed in range(config.seed, config.seed + config.seeds):
-        for method in [m for m in config.methods if m in PRETRAININGS]:
-            states[method, seed] = _pretrained(config, run, splits, method, seed)
-    jobs = [
-        (method, sigma, lam, seed)
-        for seed in range(config.seed, config.seed + config.seeds)
-        for sigma, lam in zip(config.sigmas, config.lams, strict=True)
-        for method in config.methods
-    ]
-    tables: dict[tuple[str, float, int], Certificates] = {}
-    speed: dict[str, float] = {}
-    fixed: Certificates | None = None
-    with run.progress("training and certifying", len(jobs)) as advance:
-        for method, sigma, lam, seed in jobs:
-            job = _Job(config, run, splits, states.get((method, seed)), method, sigma, lam, seed)
-            table = tables[method, sigma, seed] = job.certified("sequential", _grid(config, sigma))
-            run.log(method=method, sigma=sigma, seed=seed, **row_of(table))
-            if seed == config.seed and sigma == _middle(config):
-                speed[method] = run.stage(f"speed of {method}", job.speed)
-                if config.fixed and method == config.methods[-1]:
-                    fixed = job.certified("fixed", None)
-            advance(f"{method}, sigma {sigma:g}: ACR {table.average_radius():.3f}")
-    return _report(config, run, splits, states, tables, speed, fixed)
 
 
-@dataclass(eq=False)
-class _Job:
-    """A method at a noise level with a seed: trained once, certified, each a stage of the run."""
+def _train_and_certify(given: tuple[Job, Partial]) -> dict[str, Any]:
+    """The certificates; of one noise level and seed also the speed, and of the last method those of all draws."""
+    job, partial = given
+    config, splits, partial.every = job.config, _splits(job.config, job.draw), 0.0
+    if (weights := partial.load()) is None:
+        encoder = _encoder(config, splits, job.seed, job.start)
+        generator = torch.Generator().manual_seed(job.noise)
+        trained = train_method(job.method, encoder, splits, job.sigma, job.lam, _recipe(config), generator)
+        weights = {name: value.cpu() for name, value in trained.state_dict().items()}
+        partial.save(lambda: weights)
+    model = empty_method(job.method, lambda: _encoder(config, splits, job.seed, None), splits, job.sigma)
+    model.load_state_dict(weights)
+    model = model.to(splits.images.device).eval()
 
-    config: Config
-    run: Run
-    splits: Splits
-    start: Mapping[str, Any] | None
-    method: str
-    sigma: float
-    lam: float
-    seed: int
+    def certified(procedure: str, radii: tuple[float, ...] | None) -> dict[str, Any]:
+        table = certify_method(
+            model,
+            splits,
+            job.sigma,
+            half=config.half,
+            seed=config.seed,
+            method=procedure,
+            radii=radii,
+            alpha=config.alpha,
+            n0=config.n0,
+            n_max=config.n_max,
+        )
+        columns = {f.name: getattr(table, f.name) for f in fields(Certificate)}
+        return {"columns": columns, "settings": table.settings}
 
-    @property
-    def name(self) -> str:
-        return f"{self.method} sigma {self.sigma:g} seed {self.seed}"
+    made = {
+        "name": job.name,
+        "about": {"method": job.method, "sigma": job.sigma, "seed": job.seed},
+        "sequential": certified("sequential", _grid(config, job.sigma)),
+    }
+    if job.seed == config.seed and job.sigma == _middle(config):
+        made["speed"] = images_a_second(model, splits.test_images[:256])
+        if config.fixed and job.method == config.methods[-1]:
+            made["fixed"] = certified("fixed", None)
+    return made
 
-    @cached_property
-    def weights(self) -> dict[str, Tensor]:
-        def work(stage: Stage) -> dict[str, Tensor]:
-            encoder = _encoder(self.config, self.splits, self.seed, self.start)
-            generator = self.run.generator(f"train {self.seed} {self.sigma}")
-            recipe = _recipe(self.config)
-            made = train_method(self.method, encoder, self.splits, self.sigma, self.lam, recipe, generator)
-            return {name: value.cpu() for name, value in made.state_dict().items()}
 
-        return self.run.stage(f"train {self.name}", work)
-
-    @cached_property
-    def model(self) -> nn.Module:
-        def fresh() -> Encoder:
-            return _encoder(self.config, self.splits, self.seed, None)
-
-        made = empty_method(self.method, fresh, self.splits, self.sigma)
-        made.load_state_dict(self.weights)
-        return made.to(self.splits.images.device).eval()
-
-    def certified(self, procedure: str, radii: tuple[float, ...] | None) -> Certificates:
-        config = self.config
-        _ = self.weights  # its stage comes first, outside of this one
-
-        def work(stage: Stage) -> dict[str, Any]:
-            table = certify_method(
-                self.model,
-                self.splits,
-                self.sigma,
-                half=config.half,
-                seed=config.seed,
-                method=procedure,
-                radii=radii,
-                alpha=config.alpha,
-                n0=config.n0,
-                n_max=config.n_max,
-            )
-            return {
-                "columns": {f.name: getattr(table, f.name) for f in fields(Certificate)},
-                "settings": table.settings,
-            }
-
-        kept = self.run.stage(f"certify {self.name} {procedure}", work)
-        return Certificates(**kept["columns"], settings=kept["settings"])
-
-    def speed(self, stage: Stage) -> float:
-        return images_a_second(self.model, self.splits.test_images[:256])
+def _table(kept: Mapping[str, Any]) -> Certificates:
+    return Certificates(**kept["columns"], settings=kept["settings"])
 
 
 def _middle(config: Config) -> float:
@@ -264,13 +287,17 @@ def _recipe(config: Config) -> Recipe:
 def _encoder(config: Config, splits: Splits, seed: int, state: Mapping[str, Any] | None) -> Encoder:
     made = build_encoder(config.network, splits.shape, config.width, config.depth, config.patch, seed)
     if state is not None:
-        made.load_state_dict(state["encoder"])
+        made.load_state_dict(state)
     return made.to(splits.images.device)
 
 
-def _pretrained(config: Config, run: Run, splits: Splits, method: str, seed: int) -> dict[str, Any]:
+def _pretrain(given: tuple[Job, Partial]) -> dict[str, Any]:
+    """The encoder's weights, the losses, and how alike features are under noise before and after."""
+    start, partial = given
+    config, splits, seed = start.config, _splits(start.config, start.draw), start.seed
+    device = splits.images.device
     plan = pretraining(
-        method,
+        start.method,
         RRCM(
             steps=config.pretrain_steps,
             batch=min(config.pretrain_batch, len(splits.unlabelled)),
@@ -281,44 +308,27 @@ def _pretrained(config: Config, run: Run, splits: Splits, method: str, seed: int
             sharpness=15.0,
         ),
     )
+    encoder = _encoder(config, splits, seed, None)
+    draws = torch.Generator(device).manual_seed(start.noise)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        loop = Pretraining(encoder, splits.unlabelled, views_for(splits.shape), plan, draws, half=config.half)
+    if (state := partial.load()) is not None:
+        loop.load_state_dict(state)
+    levels = noise_grid(81)[20:81:6]
 
-    def work(stage: Stage) -> dict[str, Any]:
-        encoder = _encoder(config, splits, seed, None)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            loop = Pretraining(
-                encoder,
-                splits.unlabelled,
-                views_for(splits.shape),
-                plan,
-                run.generator(f"pretrain {method} {seed}", splits.images.device),
-                half=config.half,
-            )
-        if (state := stage.load()) is not None:
-            loop.load_state_dict(state)
-        levels = noise_grid(81)[20:81:6]
+    def alike(network: Encoder) -> Tensor:
+        eyes = torch.Generator(device).manual_seed(0)
+        return similarity(network, splits.test_images[:128], levels, eyes)
 
-        def alike(network: Encoder) -> Tensor:
-            eyes = torch.Generator(splits.images.device).manual_seed(0)
-            return similarity(network, splits.test_images[:128], levels, eyes)
-
-        with run.progress(f"pre-training ({method})", plan.steps) as advance:
-
-            def after(loop: Pretraining) -> None:
-                contrast, consistency, _ = loop.history[-1]
-                advance(f"contrast {contrast:.2f}, consistency {consistency:.2f}", done=loop.trainer.step)
-                stage.save(loop.state_dict)
-
-            loop.run(after)
-        return {
-            "encoder": {name: value.cpu() for name, value in encoder.state_dict().items()},
-            "history": loop.history,
-            "levels": levels,
-            "before": alike(_encoder(config, splits, seed, None)),
-            "after": alike(encoder),
-        }
-
-    return run.stage(f"pretrain {method} seed {seed}", work)
+    loop.run(lambda loop: partial.save(loop.state_dict))
+    return {
+        "encoder": {name: value.cpu() for name, value in encoder.state_dict().items()},
+        "history": loop.history,
+        "levels": levels,
+        "before": alike(_encoder(config, splits, seed, None)),
+        "after": alike(encoder),
+    }
 
 
 def _report(
@@ -366,8 +376,8 @@ def _report(
     run.figure(
         "speed",
         figures.cost(tables, speed, middle, config.seed),
-        f"Average certified radius at sigma {middle:g} against the time of an image's draws: forward passes on this "
-        "machine, in batches of 256.",
+        f"Average certified radius at sigma {middle:g} against the time of an image's draws: forward passes on one "
+        "thread of this machine or its GPU, in batches of 256.",
     )
     return {
         "data": config.data,

@@ -26,7 +26,8 @@ class Config:
     `scored`: of every evaluation. `removed`: neurons of either end of tau that are ablated. `start_N`,
     `targets`, `epochs`, `epoch`: of retraining, an epoch in steps; no targets, no retraining. Controls,
     trained after the rest: `fixed_taus`, with frozen time constants; `direct_N`, without a curriculum (0:
-    none); `outside`, with the leak outside of phi; `gated`, torch's own cells.
+    none); `outside`, with the leak outside of phi; `gated`, torch's own cells. `jobs`: measurements of trained
+    networks at a time, through `engine`.
     """
 
     seed: int = 0
@@ -57,6 +58,8 @@ class Config:
     direct_N: int = 0
     outside: bool = False
     gated: tuple[Literal["lstm", "gru"], ...] = ()
+    jobs: int = 2
+    engine: Literal["loky", "ray", "dask"] = "loky"
 
     @property
     def memory_task(self) -> MemoryTask:

@@ -1,11 +1,13 @@
 """What the study asks of trained networks: how far, what is forgotten, how slow, how robust."""
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from jostle.timescales.comparing import compare
 from jostle.timescales.conditions import PLANS, Config
@@ -13,7 +15,7 @@ from jostle.timescales.evaluating import stream_accuracy
 from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.measuring import NetworkTimescales, network_timescales
 from jostle.timescales.networks import MemoryNetwork
-from jostle.timescales.perturbing import ablation, choose_neurons, perturbation_sweep
+from jostle.timescales.perturbing import Kind, ablation, choose_neurons, perturbation_sweep
 from jostle.timescales.records import CurriculumRun
 from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.tasks import MemoryTask
@@ -23,6 +25,58 @@ NAMED = {"weights": 0.464, "tau_abs": 0.1}
 
 Draws = Callable[..., torch.Generator]
 """Gives the generator of a name, on a device."""
+Cell = tuple[Any, ...]
+"""A question about one network that a worker can answer alone: a function, and what it is given."""
+Saved = tuple[MemoryNetwork, dict[str, Tensor]]
+"""A network as it was when it passed an N: any of its kind, and the weights of then."""
+
+
+def cells(
+    config: Config,
+    seed: Callable[[str], int],
+    trained: Mapping[str, CurriculumRun],
+    task: MemoryTask,
+    probe: int,
+) -> dict[str, Cell]:
+    """All questions, by name; those that nudge ask the networks that passed the N `probe`."""
+    found: dict[str, Cell] = {}
+    for name, training in trained.items():
+        saved = [
+            {N: (learner.network, weights) for N, weights in learner.kept.items()}
+            for learner in training.learners
+        ]
+        common = set.intersection(*map(set, saved))
+        if config.targets and config.start_N in common:
+            head = PLANS[name].head(config.start_N, active_at(training, config.start_N))
+            for i, nets in enumerate(saved):
+                found[f"retrain {name} {i}"] = (_retrain, config, nets[config.start_N], task, head, i)
+        for i, nets in enumerate(saved):
+            for N in (N for N in config.measured if N in nets):
+                found[f"timescales {name} {i} {N}"] = (
+                    _timescales, config, seed(f"drive/{i}"), nets[N], task, {"network": float(i), "N": float(N)}
+                )  # fmt: skip
+        if probe >= 2:
+            head = PLANS[name].head(probe, active_at(training, probe))
+            for i, nets in enumerate(saved):
+                given = (config, nets[probe], task, head, probe, i)
+                found[f"weights {name} {i}"] = (_sweep, "weights", *given)
+                found[f"tau_abs {name} {i}"] = (_sweep, "tau_abs", *given)
+                found[f"ablate {name} {i}"] = (_ablate, seed(f"random/{i}"), *given)
+        for N in sorted(common):
+            group = [nets[N] for nets in saved]
+            found[f"forget {name} {N}"] = (_forget, config, seed(f"forget/{N}"), name, group, task, N)
+    return found
+
+
+def asked(answers: Mapping[str, Any], kind: str, name: str) -> list[Any]:
+    """The answers to one kind of question about the networks of a condition, in order."""
+    return [answer for key, answer in answers.items() if key.startswith(f"{kind} {name} ")]
+
+
+def _loaded(saved: Saved) -> MemoryNetwork:
+    network = copy.deepcopy(saved[0])
+    network.load_state_dict(saved[1])
+    return network
 
 
 def part(training: CurriculumRun, first: int, count: int) -> CurriculumRun:
@@ -85,20 +139,15 @@ def _last_radius(training: CurriculumRun, network: int) -> float | None:
     return found[-1] if found else None
 
 
-def forget(
-    config: Config, draws: Draws, name: str, training: CurriculumRun, task: MemoryTask
-) -> list[list[float]]:
-    """Accuracy on every N up to a checkpoint's own, averaged over networks: one row a checkpoint."""
-    table = []
-    for N in sorted(set.intersection(*(set(learner.kept) for learner in training.learners))):
-        nets = [training.checkpoint(N, i) for i in range(config.networks)]
-        heads = {M: 0 if name == "single" else M - 2 for M in range(2, N + 1)}
-        generator = draws(f"forget/{N}", config.device)
-        found = stream_accuracy(
-            nets, task, heads, generator=generator, steps=4 * config.scored, same_input=False
-        )
-        table.append([float(N), *found.mean((0, 1)).tolist()])
-    return table
+def _forget(
+    config: Config, seed: int, name: str, group: list[Saved], task: MemoryTask, N: int
+) -> list[float]:
+    """N, and the accuracy on every N up to it of the networks that had passed it, averaged over them."""
+    nets = [_loaded(saved) for saved in group]
+    heads = {M: 0 if name == "single" else M - 2 for M in range(2, N + 1)}
+    generator = torch.Generator(config.device).manual_seed(seed)
+    found = stream_accuracy(nets, task, heads, generator=generator, steps=4 * config.scored, same_input=False)
+    return [float(N), *found.mean((0, 1)).tolist()]
 
 
 def off_newest(table: list[list[float]]) -> dict[str, float]:
@@ -125,31 +174,23 @@ def common_N(config: Config, trained: dict[str, CurriculumRun]) -> int:
     return max(set.intersection(*kept), default=0)
 
 
-def timescales_by_N(
-    config: Config, draws: Draws, trained: dict[str, CurriculumRun], task: MemoryTask
-) -> dict[str, list[dict[str, float]]]:
-    """Statistics of tau and tau_net of every network, at the Ns that the settings name."""
-    found: dict[str, list[dict[str, float]]] = {name: [] for name in trained}
-    for name, training in trained.items():
-        for i, learner in enumerate(training.learners):
-            for N in (N for N in config.measured if N in learner.kept):
-                net = training.checkpoint(N, i)
-                assert isinstance(net, LeakyRNN)
-                driven = _driven(config, draws(f"drive/{i}", config.device), net, task)
-                tau, effective = net.tau.detach().double().cpu(), net.effective_tau.detach().double().cpu()
-                slow = effective.sort().values[-min(20, len(tau)) :]
-                found[name].append(
-                    {
-                        "network": float(i),
-                        "N": float(N),
-                        "tau": float(tau.mean()),
-                        "tau_sd": float(tau.std()),
-                        "tau_effective": float(effective.mean()),
-                        "tau_slowest": float(slow.mean()),
-                        **{f"tau_net_{key}": value for key, value in driven.summary().items()},
-                    }
-                )
-    return found
+def _timescales(
+    config: Config, seed: int, saved: Saved, task: MemoryTask, about: dict[str, float]
+) -> dict[str, float]:
+    """Statistics of tau and tau_net of a network."""
+    net = _loaded(saved)
+    assert isinstance(net, LeakyRNN)
+    driven = _driven(config, torch.Generator(config.device).manual_seed(seed), net, task)
+    tau, effective = net.tau.detach().double().cpu(), net.effective_tau.detach().double().cpu()
+    slow = effective.sort().values[-min(20, len(tau)) :]
+    return {
+        **about,
+        "tau": float(tau.mean()),
+        "tau_sd": float(tau.std()),
+        "tau_effective": float(effective.mean()),
+        "tau_slowest": float(slow.mean()),
+        **{f"tau_net_{key}": value for key, value in driven.summary().items()},
+    }
 
 
 def examples(
@@ -173,25 +214,24 @@ def _scoring(config: Config, network: int) -> dict[str, Any]:
     return {"draws": config.draws, "steps": config.scored, "seed": config.seed + network}
 
 
-def sweeps(
-    config: Config,
-    nets: dict[str, list[MemoryNetwork]],
-    heads: dict[str, int],
-    task: MemoryTask,
-    N: int,
-) -> dict[str, Any]:
-    """Relative accuracy under perturbed weights and lengthened time constants, a row a network."""
+def _sweep(
+    kind: Kind, config: Config, saved: Saved, task: MemoryTask, head: int, N: int, i: int
+) -> dict[str, list[float]]:
+    """Relative accuracy of a network under perturbed weights or lengthened time constants."""
+    swept = perturbation_sweep(_loaded(saved), task, N, kind=kind, head=head, **_scoring(config, i))
+    return {"sizes": list(swept.sizes), "relative": swept.relative.mean(1).tolist()}
+
+
+def swept(answers: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    """The perturbed networks' relative accuracies by kind and condition: mean, SD, and a row a network."""
     found: dict[str, Any] = {}
     for kind in ("weights", "tau_abs"):
         found[kind] = {}
-        for name, group in nets.items():
-            sweeps = [
-                perturbation_sweep(net, task, N, kind=kind, head=heads[name], **_scoring(config, i))
-                for i, net in enumerate(group)
-            ]
-            rows = np.stack([sweep.relative.mean(1) for sweep in sweeps])
+        for name in names:
+            sweeps = asked(answers, kind, name)
+            rows = np.stack([sweep["relative"] for sweep in sweeps])
             found[kind][name] = {
-                "sizes": list(sweeps[0].sizes),
+                "sizes": sweeps[0]["sizes"],
                 "relative": rows.mean(0).tolist(),
                 "sd": rows.std(0, ddof=1).tolist() if len(rows) > 1 else [0.0] * rows.shape[1],
                 "networks": rows.tolist(),
@@ -214,48 +254,39 @@ def robustness(swept: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def ablations(
-    config: Config,
-    draws: Draws,
-    nets: dict[str, list[MemoryNetwork]],
-    heads: dict[str, int],
-    task: MemoryTask,
-    N: int,
-) -> dict[str, dict[str, list[float]]]:
-    """Relative accuracy of each network without one of its fastest, its slowest, or some random neurons."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for name, group in nets.items():
-        found[name] = {"fastest": [], "slowest": [], "random": []}
-        for i, net in enumerate(group):
-            assert isinstance(net, LeakyRNN)
-            count = min(config.removed, net.hidden)
-            sets = {
-                "fastest": choose_neurons(net, "fastest", count),
-                "slowest": choose_neurons(net, "slowest", count),
-                "random": torch.randperm(net.hidden, generator=draws(f"random/{i}"))[:count].tolist(),
-            }
-            gone = sorted({n for chosen in sets.values() for n in chosen})
-            result = ablation(net, task, N, neurons=gone, head=heads[name], **_scoring(config, i))
-            for label, chosen in sets.items():
-                found[name][label].append(result.group(chosen))
-    return found
+def _ablate(
+    seed: int, config: Config, saved: Saved, task: MemoryTask, head: int, N: int, i: int
+) -> dict[str, float]:
+    """Relative accuracy of a network without one of its fastest, its slowest, or some random neurons."""
+    net = _loaded(saved)
+    assert isinstance(net, LeakyRNN)
+    count = min(config.removed, net.hidden)
+    sets = {
+        "fastest": choose_neurons(net, "fastest", count),
+        "slowest": choose_neurons(net, "slowest", count),
+        "random": torch.randperm(net.hidden, generator=torch.Generator().manual_seed(seed))[:count].tolist(),
+    }
+    gone = sorted({n for chosen in sets.values() for n in chosen})
+    result = ablation(net, task, N, neurons=gone, head=head, **_scoring(config, i))
+    return {label: result.group(chosen) for label, chosen in sets.items()}
 
 
-def retrain(
-    config: Config, trained: dict[str, CurriculumRun], task: MemoryTask
+def _retrain(config: Config, saved: Saved, task: MemoryTask, head: int, i: int) -> list[float]:
+    """Accuracy of a network on each later N after training on it alone."""
+    return (
+        retrain_generalisation(
+            _loaded(saved), task, config.targets, head=head, epochs=config.epochs, steps=config.epoch,
+            batch=config.batch, draws=config.draws, seed=config.seed + i,
+        ).mean(1).tolist()
+    )  # fmt: skip
+
+
+def retrained(
+    config: Config, answers: Mapping[str, Any], names: Iterable[str]
 ) -> dict[str, dict[str, float]]:
-    """Accuracy on each later N after training on it alone, averaged over networks."""
-    found: dict[str, dict[str, float]] = {}
-    for name, training in trained.items():
-        if not all(config.start_N in learner.kept for learner in training.learners):
-            continue
-        head = PLANS[name].head(config.start_N, active_at(training, config.start_N))
-        rows = [
-            retrain_generalisation(
-                training.checkpoint(config.start_N, i), task, config.targets, head=head, epochs=config.epochs,
-                steps=config.epoch, batch=config.batch, draws=config.draws, seed=config.seed + i,
-            ).mean(1)
-            for i in range(config.networks)
-        ]  # fmt: skip
-        found[name] = dict(zip(map(str, config.targets), np.mean(rows, 0).tolist(), strict=True))
-    return found
+    """The same averaged over networks, by condition."""
+    return {
+        name: dict(zip(map(str, config.targets), np.mean(rows, 0).tolist(), strict=True))
+        for name in names
+        if (rows := asked(answers, "retrain", name))
+    }

@@ -1,22 +1,21 @@
 """The paper as a study: train under both curricula, then measure, forget, perturb, ablate, retrain."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from jostle.lab.runs import Run, Stage
+from jostle.lab.runs import Partial, Run, Stage
 from jostle.lab.study import Study
+from jostle.lab.sweeps import call, sweep
 from jostle.timescales import figures, probes
 from jostle.timescales.claims import CLAIMS
 from jostle.timescales.conditions import (
-    PLANS,
     Condition,
     Config,
     gated_controls,
     leaky_controls,
     main_conditions,
 )
-from jostle.timescales.networks import MemoryNetwork
 from jostle.timescales.records import CurriculumRun
 from jostle.timescales.starting import Optimiser, adam, replicas, sgd
 from jostle.timescales.tasks import MemoryTask
@@ -60,7 +59,7 @@ PAPER = replace(
 def run(config: Config, run: Run) -> dict[str, Any]:
     """The study from top to bottom; returns its metrics."""
     task = config.memory_task
-    trained = _train(run, config, "train", task, main_conditions(config))
+    trained = _train(run, config, task)
     probe = probes.common_N(config, trained)
     metrics: dict[str, Any] = {"hidden": config.hidden, "task": config.task, "probe_N": probe}
     metrics |= probes.learning(config, trained)
@@ -71,9 +70,15 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     for row in (row for training in trained.values() for row in training.rows if row["passed"]):
         run.log(**row)
 
-    forgotten = run.stage(
-        "forget", lambda _: {n: probes.forget(config, run.generator, n, t, task) for n, t in trained.items()}
+    answers = sweep(
+        run,
+        "probes",
+        call,
+        probes.cells(config, run.seed, trained, task, probe),
+        engine=config.engine,
+        jobs=config.jobs,
     )
+    forgotten = {name: probes.asked(answers, "forget", name) for name in trained}
     metrics["forgetting"] = {name: probes.off_newest(table) for name, table in forgotten.items()}
     run.figure(
         "forgetting",
@@ -82,7 +87,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "A single head is read for all N.",
     )
 
-    points = run.stage("timescales", lambda _: probes.timescales_by_N(config, run.generator, trained, task))
+    points = {name: probes.asked(answers, "timescales", name) for name in trained}
     metrics["timescales"] = points
     run.figure(
         "timescales",
@@ -92,44 +97,42 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "about tau - 1/2.",
     )
     if probe >= 2:
-        metrics |= _nudge(run, config, task, trained, probe)
+        metrics |= _nudge(run, config, task, trained, probe, answers)
     if config.targets:
-        metrics["retraining"] = run.stage("retrain", lambda _: probes.retrain(config, trained, task))
+        metrics["retraining"] = probes.retrained(config, answers, trained)
         if metrics["retraining"]:
             run.figure(
                 "retraining",
                 figures.retraining(metrics["retraining"]),
                 f"Accuracy on a later N after {config.epochs} epochs on it alone.",
             )
-    controls = {}
-    if wanted := leaky_controls(config):
-        controls |= _train(run, config, "controls", task, wanted)
-    if wanted := gated_controls(config):
-        # The settings of the released LSTM code.
-        gated = replace(config, batch=64, patience=300)
-        controls |= _train(run, gated, "gated", config.gated_task, wanted, adam)
+    controls = _controls(run, config)
     metrics["controls"] = {name: probes.solved(training) for name, training in controls.items()}
     metrics["tau"] |= {name: probes.tau_by_N(training) for name, training in controls.items()}
     return metrics
 
 
 def _nudge(
-    run: Run, config: Config, task: MemoryTask, trained: dict[str, CurriculumRun], probe: int
+    run: Run,
+    config: Config,
+    task: MemoryTask,
+    trained: dict[str, CurriculumRun],
+    probe: int,
+    answers: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Perturb and ablate the networks that passed the N `probe`."""
+    """What became of the networks that passed the N `probe` when they were perturbed and ablated."""
     metrics: dict[str, Any] = {}
     nets = {
         name: [training.checkpoint(probe, i) for i in range(config.networks)]
         for name, training in trained.items()
     }
-    heads = {name: PLANS[name].head(probe, probes.active_at(trained[name], probe)) for name in nets}
     run.figure(
         "distributions",
         figures.distributions(nets, probes.examples(config, run.generator, nets, task)),
         f"Networks that passed N = {probe}: time constants of all neurons; timescales of one network's neurons "
         "(0.1 and 100 hold what lies beyond); and example autocorrelations with fits.",
     )
-    swept = run.stage("perturb", lambda _: probes.sweeps(config, nets, heads, task, probe))
+    swept = probes.swept(answers, list(trained))
     metrics["perturbation"] = {
         kind: {
             name: dict(zip((f"{size:.3g}" for size in part["sizes"]), part["relative"], strict=True))
@@ -145,7 +148,8 @@ def _nudge(
         f"Relative accuracy at N = {probe} against the relative size of the perturbation; bars are "
         "SD over networks.",
     )
-    cut = run.stage("ablate", lambda _: probes.ablations(config, run.generator, nets, heads, task, probe))
+    lost = {name: probes.asked(answers, "ablate", name) for name in trained}
+    cut = {name: {label: [one[label] for one in rows] for label in rows[0]} for name, rows in lost.items()}
     metrics["ablation"] = cut
     run.figure(
         "ablation",
@@ -164,30 +168,26 @@ def _nudge(
     return metrics
 
 
-def _train(
-    run: Run,
-    config: Config,
-    stage_name: str,
-    task: MemoryTask,
-    conditions: Sequence[Condition],
-    optimiser: Optimiser = sgd,
-) -> dict[str, CurriculumRun]:
-    """All conditions side by side, each with the same initial networks and the same streams of bits."""
+@dataclass(frozen=True)
+class Group:
+    """Conditions that are trained side by side, each with the same initial networks and streams of bits."""
 
-    def networks() -> list[MemoryNetwork]:
-        made = [
-            net for one in conditions for net in replicas(one.maker(config), config.networks, config.seed)
-        ]
-        return [network.to(config.device) for network in made]
+    config: Config
+    task: MemoryTask
+    conditions: Sequence[Condition]
+    optimiser: Optimiser = sgd
 
     def train(
-        resume: Any, budget: int, callback: Callable[[CurriculumRun], None] | None = None
+        self, resume: Any, budget: int, callback: Callable[[CurriculumRun], None] | None = None
     ) -> CurriculumRun:
+        """All networks as one batch, condition after condition."""
+        config, count = self.config, self.config.networks
+        made = [net for one in self.conditions for net in replicas(one.maker(config), count, config.seed)]
         return train_curriculum(
-            networks(),
-            task,
-            [one.plan for one in conditions for _ in range(config.networks)],
-            optimiser=optimiser,
+            [network.to(config.device) for network in made],
+            self.task,
+            [one.plan for one in self.conditions for _ in range(count)],
+            optimiser=self.optimiser,
             batch=config.batch,
             steps=config.patience,
             test_batches=config.test_batches,
@@ -196,14 +196,29 @@ def _train(
             seconds=config.seconds or None,
             keep=config.kept,
             seed=config.seed,
-            identities=list(range(config.networks)) * len(conditions),
+            identities=list(range(count)) * len(self.conditions),
             resume=resume,
             callback=callback,
         )
 
+    @property
+    def every(self) -> float:
+        """Seconds between two savings of the training's state."""
+        return 5.0 if self.config.hidden <= 100 else 60.0
+
+    def parts(self, state: Any) -> dict[str, CurriculumRun]:
+        """The records of the conditions, from the state of the finished training."""
+        everything, count = self.train(state, 0), self.config.networks  # no step is left to take
+        return {one.name: probes.part(everything, i * count, count) for i, one in enumerate(self.conditions)}
+
+
+def _train(run: Run, config: Config, task: MemoryTask) -> dict[str, CurriculumRun]:
+    """The conditions that the study compares: one training, on all threads."""
+    group = Group(config, task, main_conditions(config))
+
     def work(stage: Stage) -> Any:
-        stage.every = 5.0 if config.hidden <= 100 else 60.0
-        title = f"training {len(conditions) * config.networks} networks"
+        stage.every = group.every
+        title = f"training {len(group.conditions) * config.networks} networks"
         with run.progress(title, config.budget) as advance:
 
             def report(training: CurriculumRun) -> None:
@@ -213,14 +228,32 @@ def _train(
                 )
                 advance(now, done=training.steps)
 
-            return train(stage.load(), config.budget, report).state()
+            return group.train(stage.load(), config.budget, report).state()
 
-    # What a finished stage left is taken up by a training that has no step left to take.
-    everything = train(run.stage(stage_name, work), 0)
-    return {
-        one.name: probes.part(everything, i * config.networks, config.networks)
-        for i, one in enumerate(conditions)
-    }
+    return group.parts(run.stage("train", work))
+
+
+def _controls(run: Run, config: Config) -> dict[str, CurriculumRun]:
+    """Leaky and gated controls: two trainings, side by side."""
+    groups: dict[str, Group] = {}
+    if wanted := leaky_controls(config):
+        groups["leaky"] = Group(config, config.memory_task, wanted)
+    if wanted := gated_controls(config):
+        # The settings of the released LSTM code.
+        gated = replace(config, batch=64, patience=300)
+        groups["gated"] = Group(gated, config.gated_task, wanted, adam)
+    states = sweep(run, "controls", _control, groups, engine=config.engine, jobs=config.jobs, partial=True)
+    found: dict[str, CurriculumRun] = {}
+    for name, group in groups.items():
+        found |= group.parts(states[name])
+    return found
+
+
+def _control(given: tuple[Group, Partial]) -> dict[str, Any]:
+    group, partial = given
+    partial.every = group.every
+    budget = group.config.budget
+    return group.train(partial.load(), budget, lambda training: partial.save(training.state)).state()
 
 
 STUDY = Study("timescales", {"quick": QUICK, "gpu": GPU, "paper": PAPER}, run, CLAIMS)

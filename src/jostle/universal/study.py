@@ -1,7 +1,7 @@
 """The study of GD-UAP: how well a perturbation made without data fools a trained classifier."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -10,23 +10,21 @@ from torch import Tensor, nn
 from jostle.core.budgets import Linf
 from jostle.core.errors import require
 from jostle.core.taps import frozen
-from jostle.lab import Run, Stage, Study
+from jostle.lab import Partial, Run, Stage, Study, sweep
+from jostle.lab.engines import Engine
 from jostle.universal import figures
 from jostle.universal.claims import CLAIMS
-from jostle.universal.craft import craft, prepare
+from jostle.universal.craft import craft
 from jostle.universal.defences import DEFENCES, defended
 from jostle.universal.dense_task import SIDE, judge_segmentation, segmentation_task
 from jostle.universal.evaluate import data_curve, evaluate
+from jostle.universal.experiments import Task, craft_task, network, strided
 from jostle.universal.noise import sign_noise, uniform_noise
 from jostle.universal.objective import Objective
 from jostle.universal.perturbation import UniversalPerturbation, perturb
-from jostle.universal.priors import DataPrior, Prior
-from jostle.universal.recipes import RECIPES
 from jostle.universal.schedule import ScheduleName
 from jostle.universal.sgd import sgd_uap
-from jostle.zoo import Images, load_data, load_model
-
-LOOKS = (1, 10, 25, 50, 75, 100, 150, 300, 1000, 3000, 10_000)
+from jostle.zoo import Images, load_data
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ class Config:
     many craftings of each kind. `methods`: which kinds. `data_prior`: other images, for the kind `data`.
     `looks_on`: images on which the figure of fooling against iteration is drawn. `defences`: judge behind each
     defence too. `counts`: craft by SGD-UAP from so many images of the data prior each (claim C6). `scenes`: train
-    a segmenter on so many scenes and judge on it too; 0 leaves it out. `scenery`: their backgrounds.
+    a segmenter on so many scenes and judge on it too; 0 leaves it out. `scenery`: their backgrounds. `jobs`:
+    craftings at a time, through `engine`.
     """
 
     model: str = "efficientnet-lite0"
@@ -57,6 +56,8 @@ class Config:
     counts: tuple[int, ...] = ()
     scenes: int = 0
     scenery: str = "photographs"
+    jobs: int = 2
+    engine: Engine = "loky"
 
 
 PRESETS = {
@@ -74,6 +75,7 @@ PRESETS = {
         counts=(16, 64, 256, 1024),
         scenes=6000,
         scenery="pacs-128.zip::photo",
+        jobs=8,
     ),
     "paper": Config(
         model="torchvision:vgg16",
@@ -85,29 +87,21 @@ PRESETS = {
         data_prior="pacs-128.zip::photo",
         substitute="pacs-128.zip::photo",
         looks_on=200,
+        jobs=8,
     ),
 }
 
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Craft by every method and seed, judge all of them on the same images, draw the figures."""
-    torch.manual_seed(0)  # random weights, where a model has no others, are the same for a resumed run
-    model = load_model(config.model, config.weights)
+    model = network(config.model, config.weights)
     shape = getattr(model, "input_shape", None)
     require(shape is not None, f"model {config.model} does not say its input_shape")
     assert shape is not None
     images = load_data(config.data, size=shape[1])
     got = images[0][0].shape[0]
     require(got == shape[0], f"data must have the model's channels, {shape[0]}, but {config.data} has {got}")
-    crafted: dict[str, list[UniversalPerturbation]] = {}
-    snapshots: dict[int, Tensor] = {}
-    for method in config.methods:
-        if method == "data" and config.data_prior is None:
-            continue
-        for seed in range(config.seeds):
-            up, shots = _craft(config, run, model, shape, method, seed)
-            crafted.setdefault(method, []).append(up)
-            snapshots = snapshots or shots
+    crafted, snapshots = _crafted(config, run, shape)
     budget = Linf(config.radius)
     nulls = {
         "sign noise": sign_noise(shape, budget, run.generator("sign")),
@@ -117,7 +111,7 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     verdicts = _judge(run, "judge", model, named, images)
     run.tensors("deltas", named)
     looks = _judge(
-        run, "looks", model, {str(t): d for t, d in snapshots.items()}, _strided(images, config.looks_on)
+        run, "looks", model, {str(t): d for t, d in snapshots.items()}, strided(images, config.looks_on)
     )
     metrics = _metrics(config, verdicts)
     if config.defences:
@@ -135,58 +129,41 @@ def run(config: Config, run: Run) -> dict[str, Any]:
     return metrics
 
 
-def _craft(
-    config: Config, run: Run, model: nn.Module, shape: tuple[int, int, int], method: str, seed: int
-) -> tuple[UniversalPerturbation, dict[int, Tensor]]:
-    name = f"{method}, seed {seed}"
-
-    def work(stage: Stage) -> dict[str, Any]:
-        recipe = RECIPES.get(method)
-        substitute = None
-        if config.substitute is not None:
-            substitute = load_data(config.substitute, size=shape[1]).subset(range(1000))
-        crafting = prepare(
-            model,
-            Linf(config.radius),
-            prior=_prior(config, method, shape) if recipe is None else recipe.prior,
-            objective=Objective() if recipe is None else recipe.objective,
-            schedule=config.schedule,
-            steps=config.steps or (None if recipe is None else recipe.steps),
-            substitute=substitute,
-            shape=shape,
-            generator=run.generator(f"craft {seed}"),
+def _crafted(
+    config: Config, run: Run, shape: tuple[int, int, int]
+) -> tuple[dict[str, list[UniversalPerturbation]], dict[int, Tensor]]:
+    """Perturbations by method, one a seed, and how the first of them grew; a killed run keeps what is done."""
+    shared = {f.name: getattr(config, f.name) for f in fields(Task) if hasattr(config, f.name)}
+    tasks = {
+        f"{method}, seed {seed}": Task(
+            **{**shared, "method": method, "shape": shape, "seed": run.seed(f"craft {seed}")}
         )
-        kept = stage.load()
-        shots: dict[int, Tensor] = {}
-        if kept is not None:
-            crafting.load_state_dict(kept["crafting"])
-            shots = kept["shots"]
-        with crafting, run.progress(f"crafting: {name}", crafting.schedule.steps) as advance:
-            while not crafting.done:
-                crafting.step()
-                if crafting.t in LOOKS:
-                    shots[crafting.t] = crafting.delta.detach().clone()
-                advance(crafting.figure(), steps=0, done=crafting.t)
-                stage.save(lambda: {"crafting": crafting.state_dict(), "shots": dict(shots)})
-        up = crafting.result()
-        for row in up.history:
-            run.log(stage=name, **row)
-        return {"delta": up.delta, "record": up.record, "history": list(up.history), "shots": shots}
-
-    kept = run.stage(f"craft {name}", work)
-    return UniversalPerturbation(kept["delta"], kept["record"], kept["history"]), kept["shots"]
-
-
-def _prior(config: Config, method: str, shape: tuple[int, int, int]) -> Prior | str:
-    require(
-        method in ("none", "range", "smooth", "data"),
-        f"methods must be of none, range, smooth, data, {', '.join(RECIPES)}, but {method!r} came",
+        for method in config.methods
+        if method != "data" or config.data_prior is not None
+        for seed in range(config.seeds)
+    }
+    kept = sweep(
+        run,
+        "crafting",
+        _craft,
+        # Longest first: who comes last may work alone.
+        dict(sorted(tasks.items(), key=lambda item: -item[1].length)),
+        engine=config.engine,
+        jobs=config.jobs,
+        partial=True,
+        rows=lambda name, made: ({"stage": name, **row} for row in made["history"]),
     )
-    if method != "data":
-        return method
-    assert config.data_prior is not None
-    pool = load_data(config.data_prior, size=shape[1])
-    return DataPrior(_strided(pool, 500).tensors()[0])
+    crafted: dict[str, list[UniversalPerturbation]] = {}
+    for name, task in tasks.items():
+        made = kept[name]
+        up = UniversalPerturbation(made["delta"], made["record"], made["history"])
+        crafted.setdefault(task.method, []).append(up)
+    return crafted, next((kept[name]["shots"] for name in tasks if kept[name]["shots"]), {})
+
+
+def _craft(given: tuple[Task, Partial]) -> dict[str, Any]:
+    task, partial = given
+    return craft_task(task, partial.load(), partial.save)
 
 
 def _judge(
@@ -231,7 +208,7 @@ def _by_count(
 ) -> dict[str, float]:
     require(config.data_prior is not None, "counts need data_prior, images to craft from")
     assert config.data_prior is not None
-    pool = _strided(load_data(config.data_prior, size=shape[1]), max(config.counts)).tensors()[0]
+    pool = strided(load_data(config.data_prior, size=shape[1]), max(config.counts)).tensors()[0]
 
     def work(stage: Stage) -> dict[str, float]:
         found = data_curve(
@@ -388,11 +365,6 @@ def _growth(
         base = torch.stack(listen.terms(image)).flatten()
         moved = {name: torch.stack(listen.terms(perturb(image, d))).flatten() for name, d in deltas.items()}
         return list(listen.names), {name: (terms - base).exp().tolist() for name, terms in moved.items()}
-
-
-def _strided(images: Images, count: int) -> Images:
-    step = max(1, len(images) // count)
-    return images.subset(range(0, len(images), step)[:count])
 
 
 STUDY = Study(key="universal", presets=PRESETS, run=run, claims=CLAIMS)
