@@ -8,7 +8,7 @@ import torch
 
 from jostle.cli import main
 from jostle.core.errors import JostleError
-from jostle.timescales import LeakyRNN, MemoryTask, NParity, Snapshot, measure, snapshots, train
+from jostle.timescales import LeakyRNN, MemoryTask, NParity, Snapshot, measure, snapshots, train, training
 from jostle.timescales.verbs import ablation, drive, retrain, sweep
 
 
@@ -165,6 +165,43 @@ def test_a_trained_network_is_kept_and_probed(tmp_path):
     assert 0.3 < found["accuracy"] < 0.7
     with pytest.raises(JostleError, match="target"):
         retrain(knows, target=1)
+
+
+def test_a_training_that_was_killed_goes_on_as_if_unbroken(tmp_path, monkeypatch):
+    how = {"hidden": 8, "max_N": 3, "patience": 5, "batch": 16}
+    whole, cut = train(max_steps=24, **how), tmp_path / "cut.pt"
+    step = training._step
+
+    def killed(run, *rest):
+        if run.steps == 13:
+            raise MemoryError
+        step(run, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", killed)
+        with pytest.raises(MemoryError):
+            train(max_steps=24, checkpoint=cut, **how)
+    done = []
+    rest = train(max_steps=24, checkpoint=cut, resume=cut, callback=lambda *now: done.append(now[0]), **how)
+    assert done == [15, 20]  # the checkpoint was of step 10
+    # At its end, between two tests, it is kept once more: an end in two parts is the same, too.
+    train(max_steps=17, checkpoint=tmp_path / "part.pt", **how)
+    parts = train(max_steps=24, resume=tmp_path / "part.pt", **how)
+    for other in (rest, parts, train(max_steps=24, resume=cut, **how)):
+        assert other.numbers() == whole.numbers()
+        for a, b in zip(
+            whole.network.state_dict().values(), other.network.state_dict().values(), strict=True
+        ):
+            assert torch.equal(a, b)
+    with pytest.raises(JostleError, match="seed = 0, but 1 came"):
+        train(max_steps=24, resume=cut, seed=1, **how)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    for name, word in [("cut.pt", "cannot be read"), ("gone.pt", "does not exist")]:
+        with pytest.raises(JostleError, match=word):
+            train(resume=tmp_path / name, **how)
+    torch.save({"kind": "other", "settings": {}, "state": {}}, tmp_path / "other.pt")
+    with pytest.raises(JostleError, match="not of a training"):
+        train(resume=tmp_path / "other.pt", **how)
 
 
 def test_settings_of_a_network_survive_its_file(tmp_path):

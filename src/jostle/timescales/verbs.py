@@ -11,6 +11,7 @@ import numpy as np
 
 from jostle.core.errors import JostleError, require
 from jostle.files import whole, write_json
+from jostle.timescales import checkpoints
 from jostle.timescales.autocorrelation import Autocorrelation, autocorrelation
 from jostle.timescales.curricula import MultiHead, SingleHead
 from jostle.timescales.fitting import TimescaleFit, fit_timescales
@@ -135,13 +136,19 @@ def train(
     batch: int = 128,
     patience: int = 100,
     seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: Path | None = None,
     callback: Callable[[int, int, str], None] | None = None,
 ) -> Snapshot:
     """Train one leaky network on a memory task under a curriculum.
 
-    **Arguments:** `task`, `curriculum`. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget.
-    `batch`, `patience`: sequences a step, and steps between tests. `seed`. `callback`: told how far it is.
+    **Arguments:** `task`, `curriculum`. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget, the
+    steps of a resumed training included. `batch`, `patience`: sequences a step, and steps between tests.
+    `seed`. `checkpoint`: a `.pt` file to keep the training in, after each test and at the end. `resume`: such a
+    file to go on from, with the same settings (but for `max_steps`) and the same numbers as an unbroken
+    training. `callback`: told how far it is.
     **Returns:** the network as it is at the end, with the largest N that it passed.
+    **Raises:** `JostleError` for a checkpoint that cannot be read, or is of other settings.
 
     >>> train(hidden=8, max_N=2, max_steps=5, batch=4, patience=5).N
     0
@@ -151,8 +158,14 @@ def train(
     plan = MultiHead() if curriculum == "multi" else SingleHead()
     heads = max_N - 1 if curriculum == "multi" else 1
     nets = replicas(lambda generator: LeakyRNN(hidden, heads, generator=generator), 1, seed)
+    settings = {
+        "task": task, "curriculum": curriculum, "hidden": hidden, "max_N": max_N, "batch": batch,
+        "patience": patience, "seed": seed,
+    }  # fmt: skip
 
     def report(run: CurriculumRun) -> None:
+        if checkpoint is not None:
+            checkpoints.write(checkpoint, run, settings)
         if callback is not None:
             callback(run.steps, max_steps, f"N = {run.learners[0].active[-1]}")
 
@@ -167,8 +180,11 @@ def train(
         max_steps=max_steps,
         seed=seed,
         keep=(),
+        resume=None if resume is None else checkpoints.read(resume, settings),
         callback=report,
     )
+    if checkpoint is not None:
+        checkpoints.write(checkpoint, run, settings)
     N = run.solved()
     network = run.networks[0]
     assert isinstance(network, LeakyRNN)
