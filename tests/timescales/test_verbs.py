@@ -44,6 +44,24 @@ def test_a_network_that_remembers_is_perturbed(knows):
     assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
 
 
+def test_every_curriculum_has_the_heads_that_it_asks(monkeypatch):
+    little = {"hidden": 4, "max_steps": 1, "batch": 4}
+    made = {
+        "multi": (5, 4),
+        "single": (5, 1),
+        "direct": (5, 1),
+        "sliding": (13, 15),
+    }  # its last window: 7 to 16
+    for curriculum, (max_N, heads) in made.items():
+        assert train(curriculum=curriculum, max_N=max_N, **little).network.heads == heads
+    with pytest.raises(JostleError, match="max_N must be at least 11, where sliding begins"):
+        train(curriculum="sliding", **little)
+    monkeypatch.setitem(snapshots.TASKS, "parity", Last)
+    once = train(curriculum="direct", hidden=12, max_N=4, max_steps=400, patience=50, batch=64)
+    assert (once.N, once.head, once.record["status"]) == (4, 0, "finished")
+    assert ablation(once, count=3, draws=2)["accuracy"] > 0.95
+
+
 def test_the_shell_writes_what_the_verbs_make(tmp_path, capsys):
     np.savetxt(tmp_path / "rates.csv", recording(5000), delimiter=",")
     for name in ("units.csv", "units.json"):
