@@ -183,7 +183,7 @@ def _refine(y: Array, starts: Array, top: float, steps: int = 60) -> tuple[Array
     damping, todo = np.full(len(y), 1e-3), np.arange(len(y))
     for _ in range(steps):
         here, before = now[0], now[2]
-        gradient, hessian, size = _curvature(*now)
+        gradient, hessian, size = _curvature(now[1], *now[3:])
         held = ((here <= 0) & (gradient < 0)) | ((here >= top) & (gradient > 0))
         trial = np.clip(here + _solve(hessian, damping[:, None] * size, gradient, held), 0, top)
         new = _project(y[todo], trial)
@@ -203,9 +203,7 @@ def _refine(y: Array, starts: Array, top: float, steps: int = 60) -> tuple[Array
     return z, amplitudes, rss
 
 
-def _curvature(
-    z: Array, amplitudes: Array, rss: Array, residual: Array, phi: Array, gram: Array
-) -> tuple[Array, Array, Array]:
+def _curvature(amplitudes: Array, residual: Array, phi: Array, gram: Array) -> tuple[Array, Array, Array]:
     """Downhill gradient and Hessian of half the projected RSS in the decays, and the scale of the damping.
 
     With the curvature `F` of half the RSS in decays and amplitudes, it is `F_zz - F_za F_aa^-1 F_az`, over the
@@ -240,11 +238,11 @@ def _curvature(
 
 def _free(amplitudes: Array, gram: Array) -> list[Array]:
     """Directions, at right angles in `gram`, in which the amplitudes are free to follow; 0 for one that is not."""
-    total = amplitudes.sum(1, keepdims=True)
-    inner = (amplitudes > 0) & (total < 1)
+    capped = amplitudes.sum(1, keepdims=True) > 1 - 1e-12  # p + (1 - p) may be a rounding below 1
+    inner = (amplitudes > 0) & ~capped
     if amplitudes.shape[1] == 1:
         return [inner.astype(float)]
-    on_edge = (total >= 1) & (amplitudes > 0).all(1, keepdims=True)
+    on_edge = capped & (amplitudes > 0).all(1, keepdims=True)
     first = np.where(on_edge, [1.0, -1.0], inner * [1.0, 0.0])
     second = np.where(on_edge, 0.0, inner * [0.0, 1.0])
     along = np.einsum("cq,cqr,cr->c", first, gram, second), np.einsum("cq,cqr,cr->c", first, gram, first)
