@@ -125,15 +125,34 @@ def curves(count, seed):
     return y
 
 
+def one(k, a, t):
+    return a * np.exp(-k / t)
+
+
+def two(k, a, c, t1, t2):
+    return a * (c * np.exp(-k / t1) + (1 - c) * np.exp(-k / t2))
+
+
+@pytest.mark.parametrize(
+    ("row", "start"),
+    [
+        (396, [0.99, 0.995, 0.87, 24.0]),  # a light second part: the valley is too narrow for a grid
+        (258, [0.99, 0.997, 1.74, 8.1]),
+        (866, [0.99, 0.9999, 1.28, 99.0]),
+        (471, [0.99, 0.135, 0.52, 1.57]),  # two parts that are nearly one: the way along the valley is long
+        (629, [0.99, 0.11, 4.1, 1.74]),
+    ],
+)
+def test_narrow_valleys_are_found_and_followed_to_their_end(row, start):
+    curve = curves(1000, 7)[row]
+    best, _ = curve_fit(
+        two, LAGS, curve, p0=start, bounds=([1e-9] * 4, [1.0] * 2 + [100.0] * 2), max_nfev=400
+    )
+    assert fit_timescales(curve).rss[0, 1] <= ((two(LAGS, *best) - curve) ** 2).sum() * (1 + 1e-9)
+
+
 def share_never_beaten(y, starts, seed=1):
     """Share of fits, of both models, that no local fit beats from any of several random starts."""
-
-    def one(k, a, t):
-        return a * np.exp(-k / t)
-
-    def two(k, a, c, t1, t2):
-        return a * (c * np.exp(-k / t1) + (1 - c) * np.exp(-k / t2))
-
     fit, rng, won = fit_timescales(y), np.random.default_rng(seed), 0
     for row, curve in enumerate(y):
         for which, (model, half) in enumerate([(one, 1), (two, 2)]):

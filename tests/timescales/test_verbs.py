@@ -8,7 +8,7 @@ import torch
 
 from jostle.cli import main
 from jostle.core.errors import JostleError
-from jostle.timescales import LeakyRNN, MemoryTask, NParity, Snapshot, measure, snapshots, train
+from jostle.timescales import LeakyRNN, MemoryTask, NParity, Snapshot, measure, snapshots, train, training
 from jostle.timescales.verbs import ablation, drive, retrain, sweep
 
 
@@ -42,6 +42,24 @@ def test_a_network_that_remembers_is_perturbed(knows):
     assert found["relative"]["0"] == pytest.approx(1)
     assert found["accuracy"] > 0.95
     assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
+
+
+def test_every_curriculum_has_the_heads_that_it_asks(monkeypatch):
+    little = {"hidden": 4, "max_steps": 1, "batch": 4}
+    made = {
+        "multi": (5, 4),
+        "single": (5, 1),
+        "direct": (5, 1),
+        "sliding": (13, 15),
+    }  # its last window: 7 to 16
+    for curriculum, (max_N, heads) in made.items():
+        assert train(curriculum=curriculum, max_N=max_N, **little).network.heads == heads
+    with pytest.raises(JostleError, match="max_N must be at least 11, where sliding begins"):
+        train(curriculum="sliding", **little)
+    monkeypatch.setitem(snapshots.TASKS, "parity", Last)
+    once = train(curriculum="direct", hidden=12, max_N=4, max_steps=400, patience=50, batch=64)
+    assert (once.N, once.head, once.record["status"]) == (4, 0, "finished")
+    assert ablation(once, count=3, draws=2)["accuracy"] > 0.95
 
 
 def test_the_shell_writes_what_the_verbs_make(tmp_path, capsys):
@@ -165,6 +183,43 @@ def test_a_trained_network_is_kept_and_probed(tmp_path):
     assert 0.3 < found["accuracy"] < 0.7
     with pytest.raises(JostleError, match="target"):
         retrain(knows, target=1)
+
+
+def test_a_training_that_was_killed_goes_on_as_if_unbroken(tmp_path, monkeypatch):
+    how = {"hidden": 8, "max_N": 3, "patience": 5, "batch": 16}
+    whole, cut = train(max_steps=24, **how), tmp_path / "cut.pt"
+    step = training._step
+
+    def killed(run, *rest):
+        if run.steps == 13:
+            raise MemoryError
+        step(run, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "_step", killed)
+        with pytest.raises(MemoryError):
+            train(max_steps=24, checkpoint=cut, **how)
+    done = []
+    rest = train(max_steps=24, checkpoint=cut, resume=cut, callback=lambda *now: done.append(now[0]), **how)
+    assert done == [15, 20]  # the checkpoint was of step 10
+    # At its end, between two tests, it is kept once more: an end in two parts is the same, too.
+    train(max_steps=17, checkpoint=tmp_path / "part.pt", **how)
+    parts = train(max_steps=24, resume=tmp_path / "part.pt", **how)
+    for other in (rest, parts, train(max_steps=24, resume=cut, **how)):
+        assert other.numbers() == whole.numbers()
+        for a, b in zip(
+            whole.network.state_dict().values(), other.network.state_dict().values(), strict=True
+        ):
+            assert torch.equal(a, b)
+    with pytest.raises(JostleError, match="seed = 0, but 1 came"):
+        train(max_steps=24, resume=cut, seed=1, **how)
+    cut.write_bytes(cut.read_bytes()[:1000])
+    for name, word in [("cut.pt", "cannot be read"), ("gone.pt", "does not exist")]:
+        with pytest.raises(JostleError, match=word):
+            train(resume=tmp_path / name, **how)
+    torch.save({"kind": "other", "settings": {}, "state": {}}, tmp_path / "other.pt")
+    with pytest.raises(JostleError, match="not of a training"):
+        train(resume=tmp_path / "other.pt", **how)
 
 
 def test_settings_of_a_network_survive_its_file(tmp_path):

@@ -19,13 +19,14 @@ from jostle.timescales.perturbing import (
     perturb,
     perturbation_sweep,
 )
+from jostle.timescales.recordings import RecordingTimescales
 from jostle.timescales.records import CurriculumRun
 from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.snapshots import Snapshot
 from jostle.timescales.starting import adam, replicas, seeded, sgd
 from jostle.timescales.tasks import NDMS, MemoryTask, NParity, blind_accuracy
 from jostle.timescales.training import train_curriculum
-from jostle.timescales.verbs import VERBS, RecordingTimescales, measure, train
+from jostle.timescales.verbs import VERBS, measure, train
 
 __all__ = [
     "NDMS",

@@ -1,13 +1,7 @@
-"""One and two exponentials fitted to many autocorrelation curves at once, each to its global optimum.
-
-Variable projection: with the decays given, the amplitudes are a small bounded linear problem with an exact
-solution. So only one or two numbers a curve are searched: first on a grid of all (pairs of) decays, then by
-damped Gauss-Newton steps from the best local minima of the grid, for all curves in one pass.
-"""
+"""One and two exponentials fitted to many autocorrelation curves at once, each to its global optimum."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cache
 
 import numpy as np
 import torch
@@ -16,10 +10,11 @@ from numpy.typing import ArrayLike
 
 from jostle.core.errors import require
 from jostle.timescales.autocorrelation import Autocorrelation, as_series
+from jostle.timescales.exponentials import best_fits
 
 Array = np.ndarray
 LIMIT = 100.0  # the largest time constant that a fit may return, in samples (released code)
-_STARTS = 4
+_TOP = float(np.exp(-1 / LIMIT))
 
 
 @dataclass(frozen=True)
@@ -90,7 +85,7 @@ def fit_timescales(curves: Autocorrelation | ArrayLike, *, fit_lags: int = 30) -
     )
     values = values[:, : fit_lags + 1]
     flat = np.asarray(~np.isfinite(values).all(1))
-    fitted = [_fit(part) for part in np.array_split(values[~flat], max(1, (~flat).sum() // 500))]
+    fitted = [best_fits(part, _TOP) for part in np.array_split(values[~flat], max(1, (~flat).sum() // 500))]
     z, amplitudes, rss = (np.concatenate([part[i] for part in fitted]) for i in range(3))
     tau = _tau(z)
     swap = tau[:, 1] > tau[:, 2]
@@ -144,199 +139,3 @@ def _tau(z: Array) -> Array:
     """Time constants of `z = exp(-1/tau)`: the search runs in z, which has no singular end."""
     with np.errstate(divide="ignore"):
         return np.where(z > 0, -1 / np.log(z), 0.0)
-
-
-_TOP = float(np.exp(-1 / LIMIT))
-
-
-@cache
-def _grid(points: int) -> Array:
-    return np.concatenate([[0.0], np.exp(-1 / np.geomspace(0.15, LIMIT, points - 1))])
-
-
-def _powers(z: Array, n: int) -> Array:
-    """`z**k` for k = 0 ... n-1 along a new last axis."""
-    out = np.empty((*z.shape, n))
-    out[..., 0] = 1
-    np.cumprod(np.broadcast_to(z[..., None], (*z.shape, n - 1)), axis=-1, out=out[..., 1:])
-    return out
-
-
-def _fit(y: Array) -> tuple[Array, Array, Array]:
-    """z, amplitudes (single, and of the pair) and RSS (single, double) of the best fits to curves `y`."""
-    z1, a1, rss1 = _fit_single(y)
-    z2, a2, rss2 = _fit_double(y, z1)
-    # The single fit is a point of the double model: the larger model is never the worse one.
-    worse = rss2 > rss1
-    z2[worse] = z1[worse, None]
-    a2[worse] = np.stack([a1[worse], np.zeros(worse.sum())], 1)
-    rss2 = np.minimum(rss1, rss2)
-    return (
-        np.concatenate([z1[:, None], z2], 1),
-        np.concatenate([a1[:, None], a2], 1),
-        np.stack([rss1, rss2], 1),
-    )
-
-
-def _fit_single(y: Array) -> tuple[Array, Array, Array]:
-    n = y.shape[1]
-    grid = _grid(160)
-    phi = _powers(grid, n)
-    b, g = y @ phi.T, (phi**2).sum(1)
-    a = np.clip(b / g, 0, 1)
-    rss = (y**2).sum(1)[:, None] - 2 * a * b + a**2 * g
-    starts = _minima(rss)
-    z = grid[starts][..., None]
-    z, amplitudes, rss = _refine(np.repeat(y[:, None], starts.shape[1], 1), z)
-    best, rows = rss.argmin(1), np.arange(len(y))
-    return z[rows, best, 0], amplitudes[rows, best, 0], rss[rows, best]
-
-
-def _minima(rss: Array) -> Array:
-    """Indices of the best local minima along the grid, `_STARTS` a curve (repeated if there are fewer)."""
-    padded = np.pad(rss, ((0, 0), (1, 1)), constant_values=np.inf)
-    local = (rss <= padded[:, :-2]) & (rss <= padded[:, 2:])
-    return np.argsort(np.where(local, rss, np.inf), axis=1, kind="stable")[:, :_STARTS]
-
-
-@cache
-def _pairs(points: int, n: int) -> tuple[Array, ...]:
-    grid = _grid(points)
-    phi = _powers(grid, n)
-    gram = phi @ phi.T
-    i, j = np.triu_indices(points, 1)
-    return grid, phi, i, j, gram[i, i], gram[j, j], gram[i, j]
-
-
-def _fit_double(y: Array, single: Array) -> tuple[Array, Array, Array]:
-    n = y.shape[1]
-    points = 48
-    grid, phi, i, j, gii, gjj, gij = _pairs(points, n)
-    b = y @ phi.T
-    _, _, drop = _bounded(b[:, i], b[:, j], gii, gjj, gij)
-    surface = np.full((len(y), points, points), np.inf)
-    surface[:, i, j] = surface[:, j, i] = drop
-    local = np.ones((len(y), len(i)), dtype=bool)
-    padded = np.pad(surface, ((0, 0), (1, 1), (1, 1)), constant_values=np.inf)
-    for di, dj in ((0, 1), (0, -1), (1, 0), (-1, 0)):
-        local &= drop <= padded[:, 1 + i + di, 1 + j + dj]
-    order = np.argsort(np.where(local, drop, np.inf), axis=1, kind="stable")[:, :_STARTS]
-    z = np.stack([grid[i[order]], grid[j[order]]], -1)
-    # One more start beside the single fit: a second, faster part.
-    beside = np.stack([0.3 * single, single], -1)[:, None]
-    z = np.concatenate([z, beside], 1)
-    z, amplitudes, rss = _refine(np.repeat(y[:, None], z.shape[1], 1), z)
-    best, rows = rss.argmin(1), np.arange(len(y))
-    return z[rows, best], amplitudes[rows, best], rss[rows, best]
-
-
-def _bounded(b1: Array, b2: Array, g11: Array, g22: Array, g12: Array) -> tuple[Array, Array, Array]:
-    """Amplitudes `p, q >= 0, p + q <= 1` that minimise `-2 (p b1 + q b2) + p^2 g11 + 2 p q g12 + q^2 g22`,
-    and it."""
-
-    def value(p: Array, q: Array) -> Array:
-        return p * (p * g11 - 2 * b1) + q * (q * g22 - 2 * b2) + 2 * p * q * g12
-
-    with np.errstate(divide="ignore", invalid="ignore"):
-        det = g11 * g22 - g12**2
-        p, q = (g22 * b1 - g12 * b2) / det, (g11 * b2 - g12 * b1) / det
-        inside = (p >= 0) & (q >= 0) & (p + q <= 1) & (det > 1e-14 * g11 * g22)
-        edge = np.clip(np.nan_to_num((b1 - b2 + g22 - g12) / (g11 + g22 - 2 * g12), nan=0.5), 0, 1)
-    p1, q2 = np.clip(b1 / g11, 0, 1), np.clip(b2 / g22, 0, 1)
-    zero = np.zeros_like(b1)
-    # If the free optimum is not inside, the optimum lies on one of the three edges.
-    options = [(p1, zero), (zero, q2), (edge, 1 - edge), (np.where(inside, p, 0), np.where(inside, q, 0))]
-    best_p, best_q, best = p1, zero, value(p1, zero)
-    for index, (one, other) in enumerate(options[1:]):
-        this = value(one, other)
-        better = this < best if index < 2 else inside & (this <= best)
-        best_p, best_q = np.where(better, one, best_p), np.where(better, other, best_q)
-        best = np.where(better, this, best)
-    return best_p, best_q, best
-
-
-def _project(y: Array, z: Array) -> tuple[Array, Array, Array, Array]:
-    """Powers, best amplitudes, residual and RSS at decays `z`."""
-    phi = _powers(z, y.shape[-1])
-    b = np.einsum("...qn,...n->...q", phi, y)
-    g = np.einsum("...qn,...rn->...qr", phi, phi)
-    if z.shape[-1] == 1:
-        amplitudes = np.clip(b / g[..., 0], 0, 1)
-    else:
-        p, q, _ = _bounded(b[..., 0], b[..., 1], g[..., 0, 0], g[..., 1, 1], g[..., 0, 1])
-        amplitudes = np.stack([p, q], -1)
-    residual = y - np.einsum("...qn,...q->...n", phi, amplitudes)
-    return phi, amplitudes, residual, (residual**2).sum(-1)
-
-
-def _refine(y: Array, z: Array, steps: int = 60) -> tuple[Array, Array, Array]:
-    """Damped Gauss-Newton steps on the projected problem, with `0 <= z <= top`, for all starts of all
-    curves."""
-    shape, n, q = z.shape, y.shape[-1], z.shape[-1]
-    y, z = y.reshape(-1, n), z.reshape(-1, q).copy()
-    k = np.arange(n)
-    _, amplitudes, _, rss = _project(y, z)
-    damping = np.full(len(y), 1e-3)
-    todo = np.arange(len(y))
-    for _ in range(steps):
-        yt, zt = y[todo], z[todo]
-        phi, amp, residual, before = _project(yt, zt)
-        slope = k * np.concatenate([np.zeros_like(phi[..., :1]), phi[..., :-1]], -1)
-        jacobian = amp[..., None] * slope
-        gradient = np.einsum("cqn,cn->cq", jacobian, residual)
-        # What the amplitudes will take up at once is no progress of the decays (Kaufman's variable
-        # projection).
-        held = ((zt <= 0) & (gradient < 0)) | ((zt >= _TOP) & (gradient > 0))
-        jacobian = np.where(held[..., None], 0.0, _free(jacobian, phi, amp))
-        gradient = np.where(held, 0.0, np.einsum("cqn,cn->cq", jacobian, residual))
-        normal = np.einsum("cqn,crn->cqr", jacobian, jacobian)
-        diagonal = np.einsum("cqq->cq", normal)
-        ridge = damping[todo, None] * diagonal + 1e-300 + 1e-14 * diagonal.max(1, keepdims=True)
-        step = _solve(normal, ridge, gradient)
-        trial = np.clip(zt + step, 0, _TOP)
-        _, new_amp, _, after = _project(yt, trial)
-        better = after < before
-        moved = np.abs(trial - zt).max(1)
-        z[todo[better]], amplitudes[todo[better]], rss[todo[better]] = (
-            trial[better],
-            new_amp[better],
-            after[better],
-        )
-        damping[todo] = np.where(better, np.maximum(damping[todo] / 10, 1e-12), damping[todo] * 8)
-        gained = before - after
-        done = (
-            better & (gained <= 1e-13 * before) | (moved < 1e-15) | (damping[todo] > 1e8) | (before < 1e-28)
-        )
-        todo = todo[~done]
-        if not len(todo):
-            break
-    return z.reshape(shape), amplitudes.reshape(shape), rss.reshape(shape[:-1])
-
-
-def _free(jacobian: Array, phi: Array, amplitudes: Array) -> Array:
-    """The Jacobian without its part in the span of the amplitudes that are free to follow."""
-    if phi.shape[1] == 1:
-        free = ((amplitudes > 0) & (amplitudes < 1))[..., None]
-        span = phi
-        return np.where(free, jacobian - _along(jacobian, span), jacobian)
-    total = amplitudes.sum(1)
-    inner = (amplitudes > 0) & (total < 1)[:, None]
-    on_edge = (total >= 1) & (amplitudes > 0).all(1)
-    first = np.where(on_edge[:, None], phi[:, 0] - phi[:, 1], phi[:, 0] * inner[:, :1])
-    second = np.where(on_edge[:, None], 0.0, phi[:, 1] * inner[:, 1:])
-    second = second - _along(second[:, None], first[:, None])[:, 0]
-    return jacobian - _along(jacobian, first[:, None]) - _along(jacobian, second[:, None])
-
-
-def _along(vectors: Array, direction: Array) -> Array:
-    size = (direction**2).sum(-1, keepdims=True)
-    return (vectors * direction).sum(-1, keepdims=True) / np.where(size > 1e-20, size, np.inf) * direction
-
-
-def _solve(normal: Array, ridge: Array, gradient: Array) -> Array:
-    if gradient.shape[1] == 1:
-        return gradient / (normal[:, 0] + ridge)
-    a, d, b = normal[:, 0, 0] + ridge[:, 0], normal[:, 1, 1] + ridge[:, 1], normal[:, 0, 1]
-    det = a * d - b * b
-    x = np.stack([d * gradient[:, 0] - b * gradient[:, 1], a * gradient[:, 1] - b * gradient[:, 0]], 1)
-    return np.where(np.abs(det[:, None]) > 0, x / np.where(det == 0, 1, det)[:, None], 0.0)

@@ -1,92 +1,25 @@
 """What the command line offers: fit a recording, train a network, and probe it."""
 
-import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
-from zipfile import BadZipFile
+from typing import Any, Literal
 
-import numpy as np
-
-from jostle.core.errors import JostleError, require
-from jostle.files import whole, write_json
-from jostle.timescales.autocorrelation import Autocorrelation, autocorrelation
-from jostle.timescales.curricula import MultiHead, SingleHead
-from jostle.timescales.fitting import TimescaleFit, fit_timescales
+from jostle.core.errors import require
+from jostle.timescales import checkpoints
+from jostle.timescales.autocorrelation import autocorrelation
+from jostle.timescales.conditions import PLANS
+from jostle.timescales.curricula import Curriculum, Direct, Ns
+from jostle.timescales.fitting import fit_timescales
 from jostle.timescales.leaky import LeakyRNN
 from jostle.timescales.measuring import network_timescales
 from jostle.timescales.perturbing import Kind, choose_neurons, perturbation_sweep
 from jostle.timescales.perturbing import ablation as run_ablation
+from jostle.timescales.recordings import RecordingTimescales, read_recording
 from jostle.timescales.records import CurriculumRun
 from jostle.timescales.retraining import retrain_generalisation
 from jostle.timescales.snapshots import TASKS, Snapshot, TaskName
 from jostle.timescales.starting import replicas, seeded
 from jostle.timescales.training import train_curriculum
-
-_FEW = 12  # units that are listed one by one
-
-
-@dataclass(frozen=True)
-class RecordingTimescales:
-    """Timescales of the units of a recording, in the unit of `step`.
-
-    **Arguments:** `fit`, `curves`: in samples. `step`: duration of a sample.
-    """
-
-    fit: TimescaleFit
-    curves: Autocorrelation
-    step: float
-
-    suffix: ClassVar[tuple[str, ...]] = (".csv", ".json")
-
-    def table(self) -> dict[str, np.ndarray]:
-        """One column a figure, one row a unit; times in the unit of `step`."""
-        fit, step = self.fit, self.step
-        return {
-            "tau": fit.tau * step,
-            "double": fit.double,
-            "tau_single": fit.single[:, 0] * step,
-            "tau_fast": fit.pair[:, 0] * step,
-            "tau_slow": fit.pair[:, 1] * step,
-            "slow_weight": fit.slow_weight,
-            "rss_single": fit.rss[:, 0],
-            "rss_double": fit.rss[:, 1],
-            "good": fit.good(),
-            "at_bound": fit.at_bound,
-            "flat": fit.flat,
-            **{name: values * step for name, values in self.curves.measures().items()},
-        }
-
-    def numbers(self) -> dict[str, Any]:
-        """A summary over the units whose fit is beyond doubt; of a few units, each one's timescale."""
-        good, tau = self.fit.good(), self.fit.tau * self.step
-        found: dict[str, Any] = {
-            "units": len(tau),
-            "good": int(good.sum()),
-            "median_tau": float(np.median(tau[good])) if good.any() else None,
-            "mean_tau": float(tau[good].mean()) if good.any() else None,
-            "two_exponentials": int(self.fit.double.sum()),
-        }
-        if len(tau) <= _FEW:
-            found["tau of unit"] = {str(i): float(value) for i, value in enumerate(tau)}
-        return found
-
-    def save(self, path: Path) -> None:
-        """Write the table as `.csv`, or everything as `.json`."""
-        if path.suffix == ".json":
-            table = {name: values.tolist() for name, values in self.table().items()}
-            write_json(path, {**self.numbers(), "units_table": table})
-            return
-        require(path.suffix == ".csv", f"out must end in .csv or .json, but {path.name} came")
-        table = self.table()
-        rows = zip(*table.values(), strict=True)
-        lines = [
-            ",".join(["unit", *table]),
-            *(",".join([str(i), *map(str, row)]) for i, row in enumerate(rows)),
-        ]
-        with whole(path) as draft:
-            draft.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def measure(
@@ -116,7 +49,7 @@ def measure(
     """
     require(step > 0, f"step must be positive, but {step} came")
     curves = autocorrelation(
-        _read(recording, name),
+        read_recording(recording, name),
         max_lag=max(max_lag, fit_lags),
         layout=layout,
         detrend=detrend,
@@ -128,31 +61,49 @@ def measure(
 def train(
     *,
     task: TaskName = "parity",
-    curriculum: Literal["multi", "single"] = "multi",
+    curriculum: Literal["multi", "single", "sliding", "direct"] = "multi",
     hidden: int = 100,
     max_N: int = 8,
     max_steps: int = 10_000,
     batch: int = 128,
     patience: int = 100,
     seed: int = 0,
+    checkpoint: Path | None = None,
+    resume: Path | None = None,
     callback: Callable[[int, int, str], None] | None = None,
 ) -> Snapshot:
     """Train one leaky network on a memory task under a curriculum.
 
-    **Arguments:** `task`, `curriculum`. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget.
-    `batch`, `patience`: sequences a step, and steps between tests. `seed`. `callback`: told how far it is.
+    **Arguments:** `task`. `curriculum`: every N so far, or the newest only, or a window of ten Ns that moves up
+    by five, or `max_N` from scratch. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget, the
+    steps of a resumed training included. `batch`, `patience`: sequences a step, and steps between tests.
+    `seed`. `checkpoint`: a `.pt` file to keep the training in, after each test and at the end. `resume`: such a
+    file to go on from, with the same settings (but for `max_steps`) and the same numbers as an unbroken
+    training. `callback`: told how far it is.
     **Returns:** the network as it is at the end, with the largest N that it passed.
+    **Raises:** `JostleError` for a checkpoint that cannot be read, or is of other settings.
 
     >>> train(hidden=8, max_N=2, max_steps=5, batch=4, patience=5).N
     0
     """
     require(max_N >= 2, f"max_N must be at least 2, but {max_N} came")
     require(batch >= 1, f"batch must be at least 1, but {batch} came")
-    plan = MultiHead() if curriculum == "multi" else SingleHead()
-    heads = max_N - 1 if curriculum == "multi" else 1
+    plan = Direct(max_N) if curriculum == "direct" else PLANS[curriculum]
+    stages = _stages(plan, max_N)
+    require(
+        stages[0][-1] <= max_N,
+        f"max_N must be at least {stages[0][-1]}, where {curriculum} begins, but {max_N} came",
+    )
+    heads = 1 + max(plan.head(N, active) for active in stages for N in active)
     nets = replicas(lambda generator: LeakyRNN(hidden, heads, generator=generator), 1, seed)
+    settings = {
+        "task": task, "curriculum": curriculum, "hidden": hidden, "max_N": max_N, "batch": batch,
+        "patience": patience, "seed": seed,
+    }  # fmt: skip
 
     def report(run: CurriculumRun) -> None:
+        if checkpoint is not None:
+            checkpoints.write(checkpoint, run, settings)
         if callback is not None:
             callback(run.steps, max_steps, f"N = {run.learners[0].active[-1]}")
 
@@ -167,13 +118,26 @@ def train(
         max_steps=max_steps,
         seed=seed,
         keep=(),
+        resume=None if resume is None else checkpoints.read(resume, settings),
         callback=report,
     )
+    if checkpoint is not None:
+        checkpoints.write(checkpoint, run, settings)
     N = run.solved()
     network = run.networks[0]
     assert isinstance(network, LeakyRNN)
     record = {"curriculum": curriculum, "steps": run.steps, "status": run.learners[0].status}
-    return Snapshot(network, task, N, N - 2 if curriculum == "multi" and N else 0, record)
+    head = max((plan.head(N, active) for active in stages if active[-1] == N), default=0)
+    return Snapshot(network, task, N, head, record)
+
+
+def _stages(plan: Curriculum, max_N: int) -> list[Ns]:
+    """The Ns of each stage, up to the one that asks `max_N`."""
+    stages, following = [], plan.first()
+    while following is not None:
+        stages.append(following)
+        following = None if following[-1] >= max_N else plan.next(following)
+    return stages
 
 
 def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: int = 0) -> dict[str, Any]:
@@ -318,60 +282,6 @@ def _remembers(accuracy: float, N: int) -> float:
         f"the network answers N = {N} at chance ({accuracy:.3f}): it has no memory to perturb",
     )
     return accuracy
-
-
-def _read(path: Path, name: str | None) -> np.ndarray:
-    try:
-        if path.suffix == ".npy":
-            found = np.load(path, allow_pickle=False)
-        elif path.suffix == ".npz":
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-                require(
-                    name in held or (name is None and len(held.files) == 1),
-                    f"name must be one of the arrays in {path.name}: {', '.join(held.files)}",
-                )
-                found = held[name or held.files[0]]
-        elif path.suffix == ".csv":
-            with path.open(encoding="utf-8") as lines:
-                header = any(not _is_number(cell) for cell in lines.readline().strip().split(","))
-            require(path.stat().st_size > 0, f"recording is empty: {path}")
-            found = _columns(np.genfromtxt(path, delimiter=",", skip_header=int(header)), path)
-        else:
-            raise JostleError(f"recording must end in .npy, .npz or .csv, but {path} came")
-        require(
-            not np.iscomplexobj(found),
-            f"recording must hold real numbers, but {path.name} holds complex ones",
-        )
-        return np.asarray(found, dtype=np.float64)
-    except OSError as error:
-        raise JostleError(f"could not read {path}: {error.strerror or error}") from error
-    except (ValueError, TypeError, EOFError, BadZipFile) as error:
-        if isinstance(error, JostleError):
-            raise
-        raise JostleError(f"{path} does not hold a numeric array: {error}") from error
-
-
-def _columns(found: np.ndarray, path: Path) -> np.ndarray:
-    """The units of a table: without a clock in its first column."""
-    table = found if found.ndim == 2 else np.atleast_2d(found).T
-    empty = np.flatnonzero(np.isnan(table).all(0)).tolist()
-    require(not empty, f"columns {empty} of {path.name} hold no number: they must be separated by commas")
-    ticks = np.diff(table[:, 0])
-    if table.shape[1] > 1 and len(ticks) > 1 and ticks[0] > 0 and np.allclose(ticks, ticks[0], rtol=1e-6):
-        warnings.warn(
-            f"the first column of {path.name} grows by {ticks[0]:g} in each row: taken for a clock and left out",
-            stacklevel=2,
-        )
-        return table[:, 1:]
-    return table
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell or "nan")
-    except ValueError:
-        return False
-    return True
 
 
 VERBS = (measure, train, drive, sweep, ablation, retrain)
