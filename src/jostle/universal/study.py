@@ -320,8 +320,8 @@ def _draw(
             [label(int(verdict["clean"][i])) for i in chosen],
             [label(int(verdict["perturbed"][i])) for i in chosen],
         ),
-        f"What the network takes images of {images.name} for, before and after one and the same perturbation "
-        f"({best}) is added to them. Shown are images that it fools, where there are any.",
+        f"What the network takes images for, before and after one and the same perturbation ({best}) is added to "
+        f"them: some of the set '{images.name}' that are fooled, where there are any.",
     )
     run.figure(
         "fooling",
