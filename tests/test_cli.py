@@ -1,7 +1,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +11,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import PHOTO_NET
 
-from jostle.cli import _named, main
+from jostle.cli import _USAGE, _named, main
 from jostle.cli_types import options_of
 from jostle.core.errors import JostleError
 
@@ -42,6 +44,7 @@ def said(capsys, *words: str) -> tuple[int, str, str]:
 def test_it_tells_what_there_is(capsys):
     code, out, _ = said(capsys)
     assert code == 0 and "jostle run METHOD" in out and "universal" in out
+    assert all(len(line) <= 80 for line in _USAGE.splitlines())  # as it stands on a narrow terminal
     code, out, _ = said(capsys, "list")
     assert code == 0 and "1801.08092" in out
     code, out, _ = said(capsys, "zoo")
@@ -188,6 +191,31 @@ def test_leading_words_are_the_options_without_a_default():
         "8",
         "9",
     ]  # the parser refuses the rest
+
+
+@dataclass(frozen=True)
+class Words:
+    text: str
+
+    @classmethod
+    def load(cls, path: Path) -> "Words":
+        return cls(path.read_text())
+
+
+def test_files_of_one_name_in_two_folders_stay_two(tmp_path):
+    def count(many: Mapping[str, Words]) -> dict[str, int]:
+        return {name: len(words.text) for name, words in many.items()}
+
+    paths = tmp_path / "a" / "x.txt", tmp_path / "b" / "x.txt", tmp_path / "b" / "y.txt"
+    for size, path in enumerate(paths):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("." * size)
+    made = options_of(count)
+    call = lambda *chosen: made.call(made.kind(many=chosen), lambda done, total, figure: None)  # noqa: E731
+    assert call(*paths[1:]) == {"x": 1, "y": 2}
+    assert call(*paths[:2]) == {str(paths[0]): 0, str(paths[1]): 1}
+    with pytest.raises(JostleError, match="many must be different files"):
+        call(paths[0], paths[0])
 
 
 def test_what_cannot_be_typed_is_said():

@@ -26,12 +26,14 @@ _USAGE = """\
 jostle: nudge a system and measure how it answers
 
   jostle list                       methods, papers, presets, what is missing
-  jostle zoo [NAME]                 data sets and models by name; NAME brings a table that is fetched with pip
+  jostle zoo [NAME]                 data and models by name, or fetch NAME
   jostle run METHOD [--preset quick|gpu|paper] [--SETTING VALUE ...]
-             [--devices N] [--nodes N] [--precision bf16-mixed]   trainings on several GPUs, by Lightning Fabric
+                                    a paper's study: a run folder, its report
+      [--devices N] [--nodes N] [--precision bf16-mixed]
+                                    its trainings on several GPUs
   jostle run --resume RUN           finish a run that was cut off
-  jostle demo [METHOD ...]          the quick studies of all methods side by side, then the index
-  jostle report [RUN]               the page of a run; without RUN the index of all
+  jostle demo [METHOD ...]          all quick studies at once, then the index
+  jostle report [RUN]               the page of a run; without RUN, of all runs
   jostle METHOD                     the verbs of a method
   jostle METHOD VERB --help         what a verb takes
 
@@ -296,8 +298,14 @@ def _show(result: Any, out: Console) -> None:
     rows = list(_flat(numbers))
     table = Table("figure", "value", box=None, header_style="bold")
     for name, value in rows:
-        table.add_row(name, f"{value:.6g}" if isinstance(value, float) else str(value))
+        table.add_row(name, _short(value))
     out.print(table)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return ", ".join(map(_short, value)) if isinstance(value, list | tuple) and value else str(value)
 
 
 def _flat(numbers: Mapping[str, Any], before: str = "") -> Any:

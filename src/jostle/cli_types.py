@@ -158,10 +158,15 @@ def _file(name: str, kind: Any, start: Any, hint: Any) -> _Maker:
 
 
 def _files(name: str, kind: Any) -> _Maker:
-    return _Maker(
-        [(name, tuple[Path, ...], dataclasses.MISSING)],
-        lambda given, known: {path.stem: kind.load(path) for path in getattr(given, name)},
-    )
+    def make(given: Any, known: dict[str, Any]) -> Any:
+        paths = getattr(given, name)
+        require(len(set(paths)) == len(paths), f"{name} must be different files, but one came twice")
+        # Files of one name in several folders are told apart by their whole paths.
+        stems = [path.stem for path in paths]
+        names = stems if len(set(stems)) == len(stems) else map(str, paths)
+        return {key: kind.load(path) for key, path in zip(names, paths, strict=True)}
+
+    return _Maker([(name, tuple[Path, ...], dataclasses.MISSING)], make)
 
 
 def _nested(name: str, kind: type, start: Any) -> _Maker | None:

@@ -153,6 +153,15 @@ def test_a_report_links_to_the_index_only_where_there_is_one(gallery):
     assert "../../index.html" in _Page(folder / "report.html").links
 
 
+def test_many_numbers_are_folded(gallery):
+    folder = _runs(gallery)["finished"]
+    assert "details" not in _Page(write_report(folder, ROOM)).tags
+    result = read_json(folder / "result.json")
+    write_json(folder / "result.json", {**result, "metrics": {"of": {f"layer {i}": i for i in range(61)}}})
+    page = _Page(write_report(folder, ROOM))
+    assert "details" in page.tags and "All 61 numbers" in page.words and "of / layer 60 60" in page.words
+
+
 def test_numbers_are_formatted_for_people():
     assert report.readable([1.5, None, True, "a"]) == "1.5, —, yes, a"
     assert report.readable(123456.7) == "123,457"
@@ -177,6 +186,20 @@ _FLAGS = (
 )  # fmt: skip
 
 
+def _print(tmp_path: Path, page: Path) -> int:
+    """The number of sheets that a page is printed on."""
+    made = tmp_path / f"{page.stem}.pdf"
+    command = [
+        _BROWSER,
+        *_FLAGS,
+        f"--user-data-dir={tmp_path / 'user'}",
+        f"--print-to-pdf={made}",
+        page.as_uri(),
+    ]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    return len(re.findall(rb"/Type /Page\b(?!s)", made.read_bytes()))
+
+
 def _browse(tmp_path: Path, page: Path, width: int, scheme: str, *flags: str) -> str:
     # In a frame: a browser's own window cannot be as narrow as a telephone. The script is the frame's.
     frame = tmp_path / "frame.html"
@@ -198,8 +221,10 @@ def _browse(tmp_path: Path, page: Path, width: int, scheme: str, *flags: str) ->
 
 @pytest.mark.study
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [1280, 375])
-@pytest.mark.parametrize("name", ["index", "finished", "failed"])
+@pytest.mark.parametrize(
+    ("name", "width"),
+    [("index", 1280), ("index", 375), ("finished", 1280), ("finished", 375), ("failed", 375)],
+)
 def test_a_page_fits_its_screen_and_shows_its_pictures(gallery, tmp_path, width, name):
     index = write_index(gallery)
     page = index if name == "index" else _runs(gallery)[name] / "report.html"
@@ -226,3 +251,13 @@ def test_a_screenshot_is_light_or_dark_and_figures_stay_on_white(gallery, tmp_pa
         assert (pixels[3, 3].min() > 200) == (scheme == "light")
         assert (pixels[3, 3].max() < 60) == (scheme == "dark")
         assert (pixels == 255).all(axis=2).mean() > 0.1
+
+
+@pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
+def test_a_report_prints_on_few_sheets_and_its_folded_numbers_do_not(gallery, tmp_path):
+    folder = _runs(gallery)["finished"]
+    sheets = _print(tmp_path, write_report(folder, ROOM))
+    assert 3 <= sheets <= 5, "four figures, two a sheet at the least, then claims, settings and numbers"
+    result = read_json(folder / "result.json")
+    write_json(folder / "result.json", {**result, "metrics": {f"layer {i}": i for i in range(2000)}})
+    assert _print(tmp_path, write_report(folder, ROOM)) <= sheets

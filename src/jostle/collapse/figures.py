@@ -60,16 +60,19 @@ def geometry(report: NCReport, names: Sequence[str] | None = None) -> Figure:
             # Which mean belongs to which corner.
             left.plot([found[0, k], ideal[0, k]], [found[1, k], ideal[1, k]], ":", color="#888888", lw=0.8)
         left.plot(*found, "o", color=COLOURS["blue"], label="class means")
+        # A name stands outside its corner, and outside a mean that went further.
+        radius = float(ideal.norm(dim=0).max())
+        where = [radius * 0.22 + max(radius, float(np.linalg.norm(found[:, k]))) for k in range(K)]
         if K <= 20:
             for k in range(K):
                 left.annotate(
                     names[k],
-                    (float(1.22 * ideal[0, k]), float(1.22 * ideal[1, k])),
+                    (float(where[k] * plane[0, k]), float(where[k] * plane[1, k])),
                     ha="center",
                     va="center",
                     fontsize=8,
                 )
-        reach = 1.4 * max(float(ideal.norm(dim=0).max()), float(np.linalg.norm(found, axis=0).max()) / 1.3)
+        reach = 1.15 * max(where)
         left.set(xlim=(-reach, reach), ylim=(-reach, reach), aspect="equal")
         left.set_xticklabels([])
         left.set_yticklabels([])

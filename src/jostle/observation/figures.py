@@ -53,7 +53,7 @@ def week(
             axis.set_xlim(0, hours / 24)
             axis.legend(loc="upper right", ncols=3)
             low, high = axis.get_ylim()
-            axis.set_ylim(low, high + 0.22 * (high - low))
+            axis.set_ylim(low, high + 0.36 * (high - low))
     return made
 
 

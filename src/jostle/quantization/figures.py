@@ -137,12 +137,12 @@ def training(accuracy: Mapping[str, float], intervals: Mapping[str, tuple[float,
             COLOURS["black"] if "float" in n else COLOURS["blue"] if "trained" in n else COLOURS["orange"]
             for n in names
         ]
-        axes.barh(
-            range(len(names)), values, xerr=np.maximum(spread, 0), color=tones, height=0.62, ecolor="#555555"
-        )
+        # Points, since an axis that does not begin at 0 would make bars of any length.
+        for place, (value, wide, tone) in enumerate(zip(values, np.maximum(spread, 0).T, tones, strict=True)):
+            axes.errorbar(value, place, xerr=wide[:, None], fmt="o", ms=6, color=tone)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlim(max(0.0, min(values) - 12), 100)
+        axes.set_xlim(max(0.0, min(values) - 12), 101)
         axes.set_xlabel("accuracy on held-out images (%), 95 % interval")
         axes.grid(axis="y", visible=False)
     return made

@@ -192,7 +192,7 @@ def pretraining(history: Sequence[Sequence[float]], levels: Tensor, before: Tens
         right.plot(levels, after, "o-", color=COLOURS["vermillion"], label="pre-trained")
         for sigma in (0.25, 0.5, 1.0):
             right.axvline(2 * sigma, color="#BBBBBB", lw=0.8, zorder=0)
-            right.text(2 * sigma, 0.3, f"{sigma:g}", ha="right", va="center", fontsize=7, rotation=90)
+            right.text(2 * sigma, 1.01, f"{sigma:g}", ha="center", va="bottom", fontsize=7, rotation=90)
         right.set_xscale("log")
         right.xaxis.set_major_formatter(ticker.FuncFormatter(lambda v, _: f"{v:g}"))
         right.set_ylim(min(0.0, float(before.min()), float(after.min())), 1.0)

@@ -342,7 +342,8 @@ def _report(
 ) -> dict[str, Any]:
     for (method, sigma, seed), table in tables.items():
         table.save(run.folder / "artifacts" / f"{method}-sigma-{sigma:g}-seed-{seed}.parquet")
-    note = f"{config.data}, {len(splits.images)} labelled images, {config.seeds} seed(s)"
+    seeds = "1 seed" if config.seeds == 1 else f"{config.seeds} seeds"
+    note = f"{config.data}, {len(splits.images)} labelled images, {seeds}"
     run.figure(
         "curves", figures.curves(tables), f"Certified accuracy against radius, 95 % intervals. {note}."
     )

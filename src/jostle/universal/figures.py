@@ -129,7 +129,6 @@ def growth(names: Sequence[str], ratios: Mapping[str, Sequence[float]]) -> "Figu
         for (name, values), colour in zip(ratios.items(), ("blue", "orange", "green"), strict=False):
             axis.plot(range(1, len(names) + 1), values, marker=".", color=COLOURS[colour], label=name)
         axis.axhline(1, color="0.5", lw=0.8)
-        axis.set_yscale("log")
         axis.set_xlabel("tapped layer, from input to output")
         axis.set_ylabel("norm, perturbed / clean")
         axis.set_title("how much louder each layer answers")

@@ -287,12 +287,6 @@ def _draw(
         (name for name in named if not name.endswith("noise")), key=lambda name: verdicts[name]["rate"]
     )
     verdict, method = verdicts[best], best.rpartition(" ")[0]
-    run.figure(
-        "fooling",
-        figures.fooling_bars(*_by_method(verdicts)),
-        f"Share of {verdict['count']} images whose predicted class changes at radius {config.radius * 255:.0f}/255. "
-        "None and range: GD-UAP without data and with the range prior; ours: the recipe in recipes.py.",
-    )
     chosen = _shown(verdict, images)
     clean = torch.stack([images[i][0] for i in chosen])
     run.figure(
@@ -303,13 +297,20 @@ def _draw(
             [label(int(verdict["clean"][i])) for i in chosen],
             [label(int(verdict["perturbed"][i])) for i in chosen],
         ),
-        f"Images of {images.name} under one and the same perturbation ({best}), with the network's labels.",
+        f"What the network takes images for, before and after one and the same perturbation ({best}) is added to "
+        f"them: some of the set '{images.name}' that are fooled, where there are any.",
+    )
+    run.figure(
+        "fooling",
+        figures.fooling_bars(*_by_method(verdicts)),
+        f"Share of {verdict['count']} images whose predicted class changes at radius {config.radius * 255:.0f}/255. "
+        "None and range: GD-UAP without data, without and with the range prior; ours: universal.RECIPES['ours'].",
     )
     for name, ups in crafted.items():
         run.figure(
             f"perturbation-{name}",
             figures.show(ups[0]),
-            f"The perturbation crafted with prior '{name}', seed 0, and its power by spatial frequency.",
+            f"The perturbation of '{name}', seed 0, and its power by spatial frequency.",
         )
     first = next(iter(crafted))
     run.figure(
