@@ -232,6 +232,8 @@ def test_exported_files_run_with_any_batch(tmp_path) -> None:
         pixels = to_pixels(pictures(count, 3, 16, 16, seed=count))
         found = session.run(None, {"pixels": pixels.numpy()})[0]
         assert found.dtype == np.int32 and (found == integers.run(pixels).numpy()).all()
+    with pytest.raises(JostleError, match=r"pixels must be uint8 of shape \(batch, 3, 16, 16\), but .* came"):
+        deploy(integers).run(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_integer_products_are_exact_for_all_differences_of_codes() -> None:
