@@ -289,25 +289,31 @@ def engines(network: Any, integers: Any, rows: np.ndarray) -> dict[str, Run]:
     return made
 
 
-def wrapped(engine: Any, calls: dict[str, Run], codes: np.ndarray, rows: np.ndarray, rounds: int) -> None:
-    """`Deployed.run` in turns with quantize_static's session, bare and with tensors in and out as ours has."""
-    print(
-        "\nbatch 1, Deployed.run in turns with one peer: ms, and its time over the peer's from arrays, from tensors"
-    )
+def wrapped(engine: Any, calls: dict[str, Run], given: dict[str, np.ndarray], rounds: int) -> None:
+    """`Deployed.run` in turns with one peer: first called with arrays, then with tensors as ours is.
+
+    Two at a time: of three, two would share the peer's session, and its weights would stay in the caches.
+    """
 
     def through(call: Run, tensor: torch.Tensor) -> torch.Tensor:
         array = tensor.numpy()
         return torch.from_numpy(call(array, array))
 
-    for name, arrays in (("quantize_static u8, raw pixels", codes), ("quantize_static u8, normalised", rows)):
-        work: dict[str, Callable[[], Any]] = {
-            "ours": partial(engine.run, torch.from_numpy(codes.copy())),
+    ours = partial(engine.run, torch.from_numpy(given["raw pixels"].copy()))
+    print(
+        "\nbatch 1, Deployed.run in turns with a peer   ms   over the peer's arrays    over the peer's tensors"
+    )
+    for kind, arrays in given.items():
+        name = f"quantize_static u8, {kind}"
+        peers = {
             "arrays": partial(calls[name], arrays, arrays),
             "tensors": partial(through, calls[name], torch.from_numpy(arrays.copy())),
         }
-        found = interleaved(work, rounds)
-        shown = ["{:.3f} ± {:.3f}".format(*middle(found["ours"] / found[k])) for k in ("arrays", "tensors")]
-        print(f"{name:34s} {np.median(found['ours']):8.2f}   " + "   ".join(shown))
+        shown = []
+        for peer in peers.values():
+            found = interleaved({"ours": ours, "peer": peer}, 2 * rounds)
+            shown.append("{:.3f} ± {:.3f}".format(*middle(found["ours"] / found["peer"])))
+        print(f"{name:40s} {np.median(found['ours']):6.2f}   " + "            ".join(shown))
 
 
 def network_times(model: Any, calibration: torch.Tensor, rounds: int) -> tuple[Any, Any, dict[str, Run]]:
@@ -326,7 +332,8 @@ def network_times(model: Any, calibration: torch.Tensor, rounds: int) -> tuple[A
             ours, half = middle(found["jostle"] / values)
             median, width = middle(values)
             print(f"{name:34s} {median:8.2f} ± {width:.2f}   {share:.2f}         {ours:.3f} ± {half:.3f}")
-    wrapped(deploy(integers), calls, codes[:1], rows[:1], rounds)
+    one = {"raw pixels": codes[:1], "normalised": rows[:1]}
+    wrapped(deploy(integers), calls, one, rounds)
     return network, integers, calls
 
 
