@@ -5,13 +5,13 @@
 One process pinned to one core, one run: EfficientNet-Lite0 with its real weights, calibrated on the same 64 photographs
 for everybody, min-max, weights per channel. The peers quantise the same floating-point graph that jostle writes.
 
-Equal work: everybody's ONNX graph runs in a session of its own, from arrays to arrays; what jostle's own wrapper of
-tensors adds is a row of its own. jostle's graph takes raw 8-bit pixels. So that nobody is charged for what another is
-spared, each peer of onnxruntime runs twice: on raw pixels, with the normalisation in its graph (equal work), and on
-images that are normalised already (less work than ours). Times are medians of one call with the half-width of their
-95 % interval; ratios are medians of ratios within a round; the order within a round is drawn anew, for a call finds the
-caches as the one before left them. OpenVINO and Apache TVM take part where they are installed:
-`pip install openvino nncf`, `pip install apache-tvm`.
+Equal work: everybody's ONNX graph runs in a session of its own, from arrays to arrays; `Deployed.run`, from a tensor
+to a tensor of 64 bits, is compared by itself. jostle's graph takes raw 8-bit pixels. So that nobody is charged for what
+another is spared, each peer of onnxruntime runs twice: on raw pixels, with the normalisation in its graph (equal
+work), and on images that are normalised already (less work than ours). Times are medians of one call with the
+half-width of their 95 % interval; ratios are medians of ratios within a round; the order within a round is drawn
+anew, for a call finds the caches as the one before left them. OpenVINO and Apache TVM take part where they are
+installed: `pip install openvino nncf`, `pip install apache-tvm`.
 """
 
 import os
@@ -33,7 +33,6 @@ import torch
 
 from jostle import __version__, zoo
 from jostle.quantization import QuantConfig, deploy, float_graph, quantize, to_integer
-from jostle.quantization.costs import single
 from jostle.quantization.engines import session
 from jostle.quantization.integer import to_pixels
 from jostle.quantization.machine import machine
@@ -121,30 +120,55 @@ def openvino(graph: Any, calibration: np.ndarray, folder: Path) -> Callable[[np.
     return infer
 
 
-def layers() -> None:
-    """Dense 3x3 layers alone: GMAC/s of ours and of float32, and the share of this core's int8 peak."""
-    shapes = [(64, 64, 56), (128, 128, 28), (256, 256, 14), (512, 512, 7)]
-    peak, how = int8_peak()
-    print(f"\nint8 peak of this core: {peak:.0f} GMAC/s ({how})")
-    for inner, outer, side in shapes:
-        net = torch.nn.Sequential(torch.nn.Conv2d(inner, outer, 3, padding=1), torch.nn.ReLU()).eval()
-        x = torch.rand(2, inner, side, side, generator=torch.Generator().manual_seed(0))
-        network = quantize(net, x)
-        alone = single(to_integer(network), "0")
-        engine, slow = deploy(alone), session(float_graph(network, normalise=False))
-        pixels = to_pixels(x[:1])
+def stack(count: int, channels: int, kernel: int, side: int) -> Any:
+    """Equal convolutions with ReLU in a row, quantised, with random weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        parts = [torch.nn.Conv2d(channels, channels, kernel, padding=kernel // 2) for _ in range(count)]
+        images = torch.rand(2, channels, side, side)
+    net = torch.nn.Sequential(*[m for conv in parts for m in (conv, torch.nn.ReLU())]).eval()
+    return quantize(net, images)
+
+
+def layers(rounds: int) -> None:
+    """Dense layers of a ResNet, batch 1: their share of this core's int8 peak, alone and in a row.
+
+    A layer alone pays for a call of the session and for two transposes, from channels first to last and back; in a row
+    of five there is one such pair, as in a network. The peak is the fastest of all loops, before, between and after;
+    the layers' share is that of their fastest call. The 1x1 layer shows what the engine reaches where a convolution is
+    nothing but a matrix product.
+    """
+    lines, (peak, how) = [], int8_peak()
+    for channels, kernel, side in [(64, 3, 56), (128, 3, 28), (256, 3, 14), (512, 3, 7), (1024, 1, 14)]:
+        network = stack(1, channels, kernel, side)
+        one, five = deploy(to_integer(network)), deploy(to_integer(stack(5, channels, kernel, side)))
+        slow = session(float_graph(network, normalise=False))
+        draw = torch.Generator().manual_seed(0)
+        pixels = torch.randint(0, 256, (1, channels, side, side), generator=draw).to(torch.uint8)
         real = pixels.float().numpy()
-        found = interleaved(
-            {"ours": engine.prepared(pixels), "float32": partial(slow.run, None, {"pixels": real})}, 60
+        calls = {
+            "one": one.prepared(pixels),
+            "five": five.prepared(pixels),
+            "float32": partial(slow.run, None, {"pixels": real}),
+        }
+        found = interleaved(calls, rounds)
+        peak = max(peak, int8_peak()[0])
+        macs = (channels * kernel * side) ** 2 / 1e6  # 10^6, so that over ms it is 10^9 a second
+        rates = macs / found["one"].min(), 5 * macs / found["five"].min()
+        lines.append(
+            (
+                f"{channels} channels, {kernel}x{kernel} at {side}",
+                found["one"],
+                found["one"] / found["float32"],
+                rates,
+            )
         )
-        macs = inner * outer * 9 * side * side / 1e9
-        ours, theirs = middle(found["ours"])[0], middle(found["float32"])[0]
-        best = float(found["ours"].min())  # the peak is that of the fastest of 20 loops
-        print(
-            f"{inner}-{outer} 3x3 at {side}: {ours:.3f} ms (fastest {best:.3f}), float32 {theirs:.3f} ms, "
-            f"ratio {ours / theirs:.2f}; {1e3 * macs / best:.0f} GMAC/s at its fastest, "
-            f"{1e5 * macs / best / peak:.0f} % of peak"
-        )
+    print(f"\nint8 peak of this core: {peak:.0f} GMAC/s ({how})")
+    print(f"{'layer':28s} ms           of float32     GMAC/s and share of peak: alone    in a row of five")
+    for name, times, shares, rates in lines:
+        shown = "        ".join(f"{rate:.0f}, {100 * rate / peak:.0f} %" for rate in rates)
+        ours, share = middle(times), middle(shares)
+        print(f"{name:28s} {ours[0]:.3f} ± {ours[1]:.3f}  {share[0]:.2f} ± {share[1]:.2f}   {shown}")
 
 
 _LOOP = r"""
@@ -246,11 +270,8 @@ Run = Callable[[np.ndarray, np.ndarray], np.ndarray]
 def engines(network: Any, integers: Any, rows: np.ndarray) -> dict[str, Run]:
     """Everybody who takes part: functions of raw pixels and of normalised images."""
     graph, entry = float_graph(network, normalise=False), network.program.steps[0]
-    engine, ours = deploy(integers), session(onnx_graph(integers))
-    made: dict[str, Run] = {
-        "jostle": lambda pixels, x: ours.run(None, {"pixels": pixels})[0],
-        "jostle, tensors in and out": lambda pixels, x: engine.run(torch.from_numpy(pixels)).numpy(),
-    }
+    ours = session(onnx_graph(integers))
+    made: dict[str, Run] = {"jostle": lambda pixels, x: ours.run(None, {"pixels": pixels})[0]}
 
     def add(name: str, of: Any) -> None:
         raw, bare = session(from_pixels(of, entry.scale, entry.zero)), session(of)
@@ -268,6 +289,33 @@ def engines(network: Any, integers: Any, rows: np.ndarray) -> dict[str, Run]:
     return made
 
 
+def wrapped(engine: Any, calls: dict[str, Run], given: dict[str, np.ndarray], rounds: int) -> None:
+    """`Deployed.run` in turns with one peer: first called with arrays, then with tensors as ours is.
+
+    Two at a time: of three, two would share the peer's session, and its weights would stay in the caches.
+    """
+
+    def through(call: Run, tensor: torch.Tensor) -> torch.Tensor:
+        array = tensor.numpy()
+        return torch.from_numpy(call(array, array))
+
+    ours = partial(engine.run, torch.from_numpy(given["raw pixels"].copy()))
+    print(
+        "\nbatch 1, Deployed.run in turns with a peer   ms   over the peer's arrays    over the peer's tensors"
+    )
+    for kind, arrays in given.items():
+        name = f"quantize_static u8, {kind}"
+        peers = {
+            "arrays": partial(calls[name], arrays, arrays),
+            "tensors": partial(through, calls[name], torch.from_numpy(arrays.copy())),
+        }
+        shown = []
+        for peer in peers.values():
+            found = interleaved({"ours": ours, "peer": peer}, 2 * rounds)
+            shown.append("{:.3f} ± {:.3f}".format(*middle(found["ours"] / found["peer"])))
+        print(f"{name:40s} {np.median(found['ours']):6.2f}   " + "            ".join(shown))
+
+
 def network_times(model: Any, calibration: torch.Tensor, rounds: int) -> tuple[Any, Any, dict[str, Run]]:
     """One network, one image and sixteen: a row an engine."""
     network = quantize(model, calibration, QuantConfig())
@@ -278,12 +326,14 @@ def network_times(model: Any, calibration: torch.Tensor, rounds: int) -> tuple[A
     for batch in (1, 16):
         work = {name: partial(call, codes[:batch], rows[:batch]) for name, call in calls.items()}
         found = interleaved(work, rounds if batch == 1 else max(12, rounds // 5))
-        print(f"\nbatch {batch:30d}            ms   of float32   jostle over it")
+        print(f"\nbatch {batch:<28d}       ms   of float32   jostle over it")
         for name, values in found.items():
             share = np.median(values / found["onnxruntime float32, raw pixels"])
             ours, half = middle(found["jostle"] / values)
             median, width = middle(values)
             print(f"{name:34s} {median:8.2f} ± {width:.2f}   {share:.2f}         {ours:.3f} ± {half:.3f}")
+    one = {"raw pixels": codes[:1], "normalised": rows[:1]}
+    wrapped(deploy(integers), calls, one, rounds)
     return network, integers, calls
 
 
@@ -335,7 +385,7 @@ def main() -> None:
             torch.manual_seed(0)
             network_times(zoo.load_model("torchvision:resnet18"), calibration[:16], options.rounds // 2)
     if "layers" in options.only:
-        layers()
+        layers(4 * options.rounds)
     if "tvm" in options.only:
         model = zoo.load_model("efficientnet-lite0")
         tvm_engine(to_integer(quantize(model, calibration)), to_pixels(calibration).numpy())

@@ -226,12 +226,15 @@ def test_exported_files_run_with_any_batch(tmp_path) -> None:
     integers, _ = made(seeded(Branches), Branches.input_shape)
     export(integers, tmp_path / "m.onnx")
     session = onnxruntime.InferenceSession(str(tmp_path / "m.onnx"), providers=["CPUExecutionProvider"])
-    meta = session.get_modelmeta().custom_metadata_map
+    meta, engine = session.get_modelmeta().custom_metadata_map, deploy(integers)
     assert float(meta["output_scale"]) == integers[integers.output].scale
     for count in (1, 5):
         pixels = to_pixels(pictures(count, 3, 16, 16, seed=count))
         found = session.run(None, {"pixels": pixels.numpy()})[0]
         assert found.dtype == np.int32 and (found == integers.run(pixels).numpy()).all()
+        assert engine.run(pixels).dtype == torch.int64  # widened by the engine's graph, not by the file's
+    with pytest.raises(JostleError, match=r"pixels must be uint8 of shape \(batch, 3, 16, 16\), but .* came"):
+        engine.run(torch.zeros(1, 3, 8, 8, dtype=torch.uint8))
 
 
 def test_integer_products_are_exact_for_all_differences_of_codes() -> None:

@@ -181,13 +181,18 @@ def to_pixels(
     return (255 * images.detach()).round().clamp(0, 255).to(torch.uint8)
 
 
-def walk(model: IntegerModel, pixels: Tensor, step: Walker) -> dict[str, Tensor]:
-    """Run all nodes in order with `step`, from 8-bit pixels."""
+def check_pixels(model: IntegerModel, pixels: Tensor) -> None:
+    """Refuse what is not a batch of the model's images in 8 bits."""
     require(
         pixels.dtype == torch.uint8 and tuple(pixels.shape[1:]) == model.input_shape,
         f"pixels must be uint8 of shape (batch, {', '.join(map(str, model.input_shape))}), but {pixels.dtype} of shape "
         f"{tuple(pixels.shape)} came",
     )
+
+
+def walk(model: IntegerModel, pixels: Tensor, step: Walker) -> dict[str, Tensor]:
+    """Run all nodes in order with `step`, from 8-bit pixels."""
+    check_pixels(model, pixels)
     entry = model.nodes[0]
     values: dict[str, Tensor] = {entry.name: pixels.long() + entry.lower}
     for node in model.nodes[1:]:

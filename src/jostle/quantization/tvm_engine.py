@@ -185,12 +185,14 @@ class Tvm(Deployed):
 
     def _concat(self, node: Node, *parts: Any) -> Any:
         starts = np.cumsum([0, *(int(part.shape[1]) for part in parts)]).tolist()
+        # Behind a ReLU a signed grid holds codes from 0 on, of another type than those beside them.
+        kind = _kind(node)
 
         def at(n: Any, c: Any, i: Any, j: Any) -> Any:
-            value = parts[-1][n, self.te.max(c - starts[-2], 0), i, j]
+            value = parts[-1][n, self.te.max(c - starts[-2], 0), i, j].astype(kind)
             for part, start, end in reversed(list(zip(parts[:-1], starts[:-2], starts[1:-1], strict=True))):
                 place = self.te.max(0, self.te.min(c - start, end - start - 1))
-                value = self.tir.Select(c < end, part[n, place, i, j], value)
+                value = self.tir.Select(c < end, part[n, place, i, j].astype(kind), value)
             return value
 
         return self.te.compute((1, *node.shape), lambda n, c, i, j: at(n, c, i, j), name="out")
