@@ -68,28 +68,40 @@ def forgetting(tables: Mapping[str, Sequence[Sequence[float]]]) -> "Figure":
 def timescales(
     points: Mapping[str, Sequence[Mapping[str, float]]], trained: Mapping[str, CurriculumRun]
 ) -> "Figure":
-    """Mean tau over the course of training, and tau_net at some N."""
+    """Time constants over the course of training, and timescales of the activity at some N; means over networks."""
+    at_gates = {
+        "tau_mean": "mean tau (steps)",
+        "tau_sd": "SD of tau (steps)",
+        "tau_max": "largest tau (steps)",
+    }
+    at_points = {
+        "tau_net_mean": "mean tau_net (steps)",
+        "tau_net_sd": "SD of tau_net (steps)",
+        "tau_slowest": "mean tau, slowest 20 (steps)",
+    }
     with house_style():
-        made, axes = figure(1, 3, (WIDTH * 1.25, 2.9))
+        made, axes = figure(2, 3, (WIDTH * 1.25, 5.2))
         for name, training in trained.items():
-            by_N: dict[int, list[dict[str, Any]]] = {}
-            for row in training.rows:
-                if row["passed"]:
-                    by_N.setdefault(row["N"], []).append(row)
-            Ns = sorted(by_N)
             style = {"color": _colour(name), "marker": _MARKERS.get(name, "o"), "label": f"{name}-head"}
-            axes[0].plot(Ns, [np.mean([r["tau_mean"] for r in by_N[N]]) for N in Ns], **style)
-            axes[1].plot(Ns, [np.mean([r["tau_max"] for r in by_N[N]]) for N in Ns], **style)
-            measured = sorted({row["N"] for row in points[name]})
-            means = [[r["tau_net_mean"] for r in points[name] if r["N"] == N] for N in measured]
-            spread = [np.std(m, ddof=1) if len(m) > 1 else 0.0 for m in means]
-            axes[2].errorbar(measured, [np.mean(m) for m in means], spread, **style)
-        labels = ("mean tau (steps)", "largest tau (steps)", "mean tau_net (steps)")
-        for axis, label in zip(axes, labels, strict=True):
-            axis.set(xlabel="N passed", ylabel=label)
-            axis.xaxis.get_major_locator().set_params(integer=True)
-        axes[0].legend()
+            passed = [row for row in training.rows if row["passed"]]
+            for row, wanted, rows in ((0, at_gates, passed), (1, at_points, points[name])):
+                for axis, (key, label) in zip(axes[row], wanted.items(), strict=True):
+                    Ns, means, spread = _by_N(rows, key)
+                    axis.errorbar(Ns, means, spread, **style)
+                    axis.set(xlabel="N passed", ylabel=label)
+                    axis.xaxis.get_major_locator().set_params(integer=True)
+        axes[0, 0].legend()
         return made
+
+
+def _by_N(rows: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float], list[float]]:
+    """The Ns, and mean and SD over networks of one figure at each."""
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        values.setdefault(int(row["N"]), []).append(row[key])
+    Ns = sorted(values)
+    spread = [float(np.std(values[N], ddof=1)) if len(values[N]) > 1 else 0.0 for N in Ns]
+    return Ns, [float(np.mean(values[N])) for N in Ns], spread
 
 
 def distributions(

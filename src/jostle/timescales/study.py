@@ -93,8 +93,8 @@ def run(config: Config, run: Run) -> dict[str, Any]:
         "timescales",
         figures.timescales(points, trained),
         "Time constants of neurons (tau), and timescales of their activity in the working network (tau_net, "
-        "units above 1 step only), by N. The two are on one scale only after tau -> -1/ln(1 - 1/tau), "
-        "about tau - 1/2.",
+        "units above 1 step only), by N: mean and SD over neurons, and the slowest; bars are SD over networks. The "
+        "two are on one scale only after tau -> -1/ln(1 - 1/tau), about tau - 1/2.",
     )
     if probe >= 2:
         metrics |= _nudge(run, config, task, trained, probe, answers)
