@@ -111,23 +111,22 @@ class OnnxRuntime(Deployed):
                 "verify on your images, or use weight_bits=7, which cannot saturate",
                 stacklevel=3,
             )
-        self.session = session(onnx_graph(model, wide=True), threads)
-        self._outputs = [output.name for output in self.session.get_outputs()]
+        self.session = session(onnx_graph(model), threads)
         self._watched: Any = None
 
     def run(self, pixels: UInt8[Tensor, "batch channels height width"]) -> Int[Tensor, "batch ..."]:
         """The output's codes."""
         # As few calls as can be: with cold caches each takes some 50 us.
         try:
-            codes = self.session.run(self._outputs, {"pixels": _array(pixels)})[0]
+            codes = self.session.run([self.model.output], {"pixels": _array(pixels)})[0]
         except Exception:  # of onnxruntime, which does not say what is wanted here
             check_pixels(self.model, pixels)
             raise
-        return torch.from_numpy(codes if codes.itemsize == 8 else codes.astype("int64"))
+        return torch.from_numpy(codes.astype("int64"))
 
     def prepared(self, pixels: UInt8[Tensor, "batch channels height width"]) -> Callable[[], Any]:
         """The session's call, from array to array."""
-        return partial(self.session.run, self._outputs, {"pixels": _array(pixels)})
+        return partial(self.session.run, None, {"pixels": _array(pixels)})
 
     def tensors(self, pixels: UInt8[Tensor, "batch channels height width"]) -> dict[str, Int[Tensor, "..."]]:
         """Every tensor, from a graph of the same nodes that hands all of them out."""

@@ -14,15 +14,14 @@ from jostle.quantization.integer import IntegerModel, Node
 MICROSOFT = "com.microsoft"
 
 
-def onnx_graph(model: IntegerModel, *, outputs: list[str] | None = None, wide: bool = False) -> Any:
+def onnx_graph(model: IntegerModel, *, outputs: list[str] | None = None) -> Any:
     """Build the ONNX model: QLinearConv, QLinearAdd, MatMulInteger, and what moves codes.
 
     Convolutions are given unit scales for input and output and `b/2^16` for the weights, so that the engine derives
     no scale of its own; with the theorem of [`float_exact`][jostle.quantization.dyadic.float_exact] its
     `rne(acc scale)` is the integer result. Sums get ratios of 12 bits. Averages are convolutions with ones.
 
-    **Arguments:** `outputs`: tensors to hand out, by name; the model's output alone by default. `wide`: hand out
-    32-bit logits in 64 bits, which is cheaper than to widen them outside.
+    **Arguments:** `outputs`: tensors to hand out, by name; the model's output alone by default.
     **Returns:** an `onnx.ModelProto` with input `pixels` (batch, channels, height, width), uint8.
     **Raises:** `JostleError` if the model rounds otherwise than half to even, or holds codes of more than 8 bits.
     """
@@ -45,9 +44,6 @@ def onnx_graph(model: IntegerModel, *, outputs: list[str] | None = None, wide: b
     for name in names:
         node = model[name]
         kind = kinds.INT32 if node.op == "linear" and node.b is None else build.code_type(node)
-        if wide and kind == kinds.INT32:
-            kind, narrow, name = kinds.INT64, name, f"{name}.wide"
-            build.op("Cast", [narrow], name, to=kind)
         shown.append(onnx.helper.make_tensor_value_info(name, kind, ["batch", *node.shape]))
     pixels = onnx.helper.make_tensor_value_info("pixels", kinds.UINT8, ["batch", *model.input_shape])
     graph = onnx.helper.make_graph(build.nodes, "jostle", [pixels], shown, build.initialisers)
