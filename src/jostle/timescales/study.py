@@ -24,6 +24,7 @@ from jostle.timescales.training import train_curriculum
 QUICK = Config()
 GPU = Config(
     device="cuda",
+    jobs=1,
     conditions=("multi", "single", "sliding"),
     hidden=500,
     networks=4,
