@@ -1,6 +1,7 @@
 """Shapes are checked in every test; one thread each; the shared data where they are."""
 
 import os
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -22,6 +23,12 @@ settings.load_profile("jostle")
 def pytest_runtest_setup() -> None:
     """Weights that a test draws without a generator do not hang on which tests came before."""
     torch.manual_seed(0)
+
+
+def pytest_runtest_teardown() -> None:
+    """Figures that a test left open are none of the next one's."""
+    if (pyplot := sys.modules.get("matplotlib.pyplot")) is not None:
+        pyplot.close("all")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
