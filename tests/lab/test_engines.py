@@ -29,6 +29,11 @@ def test_every_task_has_one_thread_and_the_setting_comes_back():
     assert torch.get_num_threads() == before
 
 
+def test_no_more_processes_than_the_environment_allows(monkeypatch):
+    monkeypatch.setenv("LOKY_MAX_CPU_COUNT", "1")
+    assert {pid for _, pid in parallel(lambda _: os.getpid(), [0, 0], jobs=2)} == {os.getpid()}
+
+
 @pytest.mark.study
 def test_a_failing_task_raises_its_own_error():
     with pytest.raises(ValueError, match=r"math domain|nonnegative"):

@@ -124,6 +124,7 @@ class _Tour:
             SINK: str(self.scratch / f"{key}.json"),
             "JOSTLE_RUNS": str(self.root.absolute()),
             "OPENBLAS_NUM_THREADS": str(self.threads),
+            "LOKY_MAX_CPU_COUNT": str(self.threads),
             "MPLBACKEND": "agg",
         }
         with (self.scratch / f"{key}.log").open("wb") as log:

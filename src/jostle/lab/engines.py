@@ -26,8 +26,9 @@ def parallel(
     Every task runs on one thread, so that results depend neither on the number of jobs nor on the engine.
 
     **Arguments:** `function`: importable by name (a worker imports it). `items`: one argument a task.
-    `engine`: `"loky"` (processes here), `"ray"` (the running or a local Ray), `"dask"` (the current or a
-    local Dask cluster). `jobs`: tasks at a time; 1 runs them here, one after another.
+    `engine`: `"loky"` (processes here, at most `LOKY_MAX_CPU_COUNT` of them where that is set), `"ray"` (the
+    running or a local Ray), `"dask"` (the current or a local Dask cluster). `jobs`: tasks at a time; 1 runs them
+    here, one after another.
     **Raises:** `JostleError` if `engine` is unknown, `MissingExtra` if it is not installed.
 
     >>> sorted(parallel(abs, [-2, 3]))
@@ -37,6 +38,8 @@ def parallel(
         raise JostleError(f"engine must be loky, ray or dask, but {engine!r} came")
     if jobs < 1:
         raise JostleError(f"jobs must be at least 1, but {jobs} came")
+    if engine == "loky":  # what starts several studies side by side sets this limit
+        jobs = min(jobs, max(1, int(os.environ.get("LOKY_MAX_CPU_COUNT") or jobs)))
     # Processes that train together go through the tasks together.
     if (engine == "loky" and jobs == 1) or fabric_here() is not None:
         for index, item in enumerate(items):
