@@ -1,5 +1,6 @@
 """Files that are written whole or not at all."""
 
+import io
 import json
 import math
 import os
@@ -53,6 +54,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], about: Mapping[str, st
     flat = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     with whole(path) as draft:
         draft.write_bytes(save(flat, None if about is None else dict(about)))
+
+
+def write_state(path: Path, state: Any) -> None:
+    """Write a state (tensors, numbers, strings, and containers of these) with `torch.save`; whole or not at all."""
+    import torch
+
+    buffer = io.BytesIO()  # torch's own error for a full disk says less
+    torch.save(state, buffer)
+    with whole(path) as draft:
+        draft.write_bytes(buffer.getvalue())
 
 
 def read_json(path: Path) -> Any:

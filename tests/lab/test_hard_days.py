@@ -73,18 +73,22 @@ def _words(key: str, folder: Path | None) -> list[str]:
 
 def _befallen(key: str, root: Path, whole: Unbroken, fate: str, moment: float, code: int) -> str:
     """Start the study or take it up, and let `fate` meet it where the unbroken run was at `moment`."""
-    before = root.with_name("before")
+    before, haste = root.with_name("before"), 1.0
     while True:
         shutil.rmtree(before, ignore_errors=True)
         if root.exists():
             shutil.copytree(root, before)
         folder = _folder(root, key)
-        ended, printed = Process(_words(key, folder), root, fate, whole.left(moment, folder)).end()
+        ended, printed = Process(_words(key, folder), root, fate, haste * whole.left(moment, folder)).end()
         if ended == code:
             return printed
         assert ended == 0, printed
         # It was done sooner than the unbroken run: again, and earlier.
         moment *= 0.8
+        if (
+            fate == "kill"
+        ):  # may come before anything begins: what is nearly done may end sooner than it began then
+            haste *= 0.8
         assert moment > 1e-3, f"nothing came of {fate}"
         shutil.rmtree(root)
         if before.exists():

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from jostle import __version__
 from jostle.core.errors import JostleError
-from jostle.files import plain, read_json, whole, write_json, write_tensors
+from jostle.files import plain, read_json, whole, write_json, write_state, write_tensors
 from jostle.lab.progress import Advance, track
 from jostle.lab.style import house_style
 
@@ -273,10 +273,7 @@ class Partial:
         """Keep what `state` gives, if it is time to."""
         if time.perf_counter() - self._saved < self.every:
             return
-        buffer = io.BytesIO()  # torch's own error for a full disk says less
-        torch.save(state(), buffer)
-        with whole(self.path) as draft:
-            draft.write_bytes(buffer.getvalue())
+        write_state(self.path, state())
         self._saved = time.perf_counter()
 
 

@@ -1,6 +1,5 @@
 """Checkpoints: what a training needs to go on after it was cut off, in one file that is written whole or not at all."""
 
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 import torch
 
 from jostle.core.errors import JostleError, require
-from jostle.files import whole
+from jostle.files import write_state
 from jostle.timescales.records import CurriculumRun
 
 _KIND = "jostle.timescales training"
@@ -16,10 +15,7 @@ _KIND = "jostle.timescales training"
 
 def write(path: Path, run: CurriculumRun, settings: Mapping[str, Any]) -> None:
     """Keep a training, and the settings without which it would go another way."""
-    buffer = io.BytesIO()
-    torch.save({"kind": _KIND, "settings": dict(settings), "state": run.state()}, buffer)
-    with whole(path) as draft:
-        draft.write_bytes(buffer.getvalue())
+    write_state(path, {"kind": _KIND, "settings": dict(settings), "state": run.state()})
 
 
 def read(path: Path, settings: Mapping[str, Any]) -> dict[str, Any]:
