@@ -46,3 +46,10 @@ def test_what_holds_and_what_does_not(m: dict, wanted: tuple[bool, bool, bool]) 
 def test_the_ratio_is_told_with_its_parts() -> None:
     told = ROWS["COL-C6c"].measured(metrics((-0.03, 0.0), (0.0, 0.022)))
     assert told == "ratio 5.4: features 0.07 (0.07 to 0.07), last 0.013 (0.011 to 0.015), 2 seeds"
+
+
+def test_effects_of_either_sign_do_not_cancel() -> None:
+    m = metrics((-0.03, 0.0), (0.0, -0.03))
+    assert not ROWS["COL-C6"].holds(metrics((-0.09, 0.0), (0.0, -0.09)))
+    assert ROWS["COL-C6c"].measured(m).startswith("ratio 4.7: ")
+    assert not ROWS["COL-C6c"].holds(metrics((-0.04, 0.0), (0.0, -0.04)))

@@ -82,7 +82,9 @@ def train(
         {"params": below, "weight_decay": recipe.decay * features_times},
         {"params": list(head.parameters()), "weight_decay": recipe.decay * head_times},
     ]
-    optimiser = torch.optim.SGD([g for g in groups if g["params"]], lr=recipe.rate, momentum=recipe.momentum)
+    optimiser = torch.optim.SGD(
+        [g for g in groups if g["params"]], lr=recipe.rate, momentum=recipe.momentum, fused=True
+    )
     # A last batch of a few samples (8 of 5,000 digits) would weigh as much as 128 in batch norm's running
     # statistics, and so in all that is measured in evaluation mode.
     size = min(recipe.batch, len(x))

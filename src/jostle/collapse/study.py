@@ -50,10 +50,10 @@ class Config:
     network: str = "mlp"
     losses: tuple[str, ...] = ("mse",)
     decay_seeds: int = 2
-    decay_epochs: int = 50
+    decay_epochs: int = 45
     every: int = 5
     starts: int = 10
-    bank: int = 100
+    bank: int = 60
 
 
 QUICK = Config()
