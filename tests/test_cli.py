@@ -56,7 +56,8 @@ def test_it_tells_what_there_is(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["universal", "evaluate", "--help"])
     out = capsys.readouterr().out
-    assert ">>>" not in out and "][" not in out and "Arguments:" in out
+    assert ">>>" not in out and "][" not in out and "Arguments:" not in out
+    assert "torchvision:NAME" in out and "`" not in out  # what can be typed, in plain text
 
 
 @pytest.mark.filterwarnings("ignore:the model gives every clean image the same class")  # they are noise
@@ -85,6 +86,14 @@ def test_images_are_as_large_as_the_perturbation_for_a_model_without_a_size(own,
         (["demo", "--jobs", "two"], "--jobs must be a whole number"),
         (["demo", "--preset", "gpu"], "demo takes methods and --jobs"),
         (["universal", "fly"], "universal has no verb 'fly'"),
+        (
+            ["run", "universal", "--stepps", "3"],
+            "Unrecognized options: --stepps, 3; perhaps you meant: --steps (",
+        ),
+        (["run", "universal", "--steps", "few"], "parsing --steps"),
+        (["run", "universal", "--engine", "mill"], "invalid choice 'mill' for argument '--engine'"),
+        (["collapse", "measure"], "Missing from jostle collapse measure: --model, --data ("),
+        (["collapse", "factors", "--lam-w"], "Missing value for argument '--lam-w'"),
         (["universal", "craft", "--model", "efficientnet-lite9"], "model must be"),
         (["universal", "craft", "--model", "absent.py:build"], "does not exist"),
         (["universal", "craft", "--model", "mynet.py:not_a_net"], "must return"),

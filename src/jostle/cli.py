@@ -1,8 +1,10 @@
 """The command line: studies, reports, and the verbs of every room, built from their typed signatures."""
 
+import contextlib
 import dataclasses
 import importlib
 import inspect
+import io
 import sys
 import typing
 import warnings
@@ -14,7 +16,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from jostle.cli_types import Options, options_of
+from jostle.cli_help import one_sentence
+from jostle.cli_types import Options, options_of, settings_of
 from jostle.core.errors import JostleError
 from jostle.files import read_json, write_json
 from jostle.lab.progress import track
@@ -137,7 +140,9 @@ def _run(words: list[str], out: Console) -> int:
             raise JostleError(f"run needs a method: one of {', '.join(ROOMS)}")
         key, preset = words[0], preset or "quick"
         base = load_study(key).config(preset)
-        config = _parse(type(base), words[1:], f"jostle run {key}", default=base)
+        kind = settings_of(type(base))
+        given = _parse(kind, words[1:], f"jostle run {key}", default=kind(**vars(base)))
+        config = type(base)(**vars(given))
         run = lab.start(key, preset, config, processes=processes)
     if not run.kept:
         return 0
@@ -240,12 +245,12 @@ def _named(kind: Any, words: list[str]) -> list[str]:
 def _parse(kind: Any, words: list[str], prog: str, default: Any = None) -> Any:
     extra = {} if default is None else {"default": default}
     try:
-        return tyro.cli(kind, args=words, prog=prog, **extra)
+        with contextlib.redirect_stderr(io.StringIO()) as box:
+            return tyro.cli(kind, args=words, prog=prog, **extra)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
-        # tyro has printed what is wrong; what is left is the exit.
-        raise SystemExit(2) from None
+        raise JostleError(f"{one_sentence(box.getvalue())} ({prog} --help says what it takes)") from None
 
 
 def _take(words: list[str], option: str) -> tuple[str | None, list[str]]:

@@ -3,7 +3,6 @@
 import dataclasses
 import enum
 import inspect
-import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,15 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from jostle.cli_help import described, entries, with_help
 from jostle.core.errors import JostleError, require
+
+# What is the same in every study and verb, unless its docstring says otherwise.
+_SEED = {"seed": "of all that is drawn"}
+_STUDY = {
+    "device": "cpu or cuda",
+    "engine": "who runs the jobs: processes of this machine (loky), Ray or Dask",
+}
 
 _PLAIN = (str, int, float, bool, Path, type(None))
 
@@ -43,6 +50,7 @@ def options_of(function: Callable[..., Any]) -> Options:
     """
     hints = typing.get_type_hints(inspect.unwrap(function))
     fields: list[tuple[str, Any, Any]] = []
+    typed: dict[str, str] = {}
     makers: dict[str, _Maker] = {}
     has_callback = False
     for name, parameter in inspect.signature(function).parameters.items():
@@ -58,12 +66,8 @@ def options_of(function: Callable[..., Any]) -> Options:
             continue
         makers[name] = maker
         fields += maker.fields
-    required = [field for field in fields if field[2] is dataclasses.MISSING]
-    optional = [(n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING]
-    kind = dataclasses.make_dataclass(
-        function.__name__, [(n, k) for n, k, _ in required] + optional, frozen=True
-    )
-    kind.__doc__ = _readable(inspect.getdoc(function) or "")
+        typed |= maker.typed
+    kind = _dataclass(function.__name__, fields, inspect.getdoc(function) or "", _SEED, typed)
 
     def call(given: Any, progress: Callable[[int, int, str], None]) -> Any:
         known: dict[str, Any] = {}
@@ -75,11 +79,27 @@ def options_of(function: Callable[..., Any]) -> Options:
     return Options(kind, call)
 
 
-def _readable(doc: str) -> str:
-    """A docstring for the terminal: without its example, its links and its marks."""
-    text = doc.partition("\n>>>")[0].rstrip()
-    text = re.sub(r"\[(`[^`]*`)\]\[[^\]]*\]", r"\1", text)
-    return text.replace("**", "").replace("`", "")
+def settings_of(kind: type) -> type:
+    """A study's settings as options: the same dataclass, with what its docstring says of each."""
+    hints = typing.get_type_hints(kind)
+    fields = [(field.name, hints[field.name], field.default) for field in dataclasses.fields(kind)]
+    return _dataclass(kind.__name__, fields, inspect.getdoc(kind) or "", {**_SEED, **_STUDY})
+
+
+def _dataclass(
+    name: str,
+    fields: list[tuple[str, Any, Any]],
+    doc: str,
+    usual: Mapping[str, str] | None = None,
+    typed: Mapping[str, str] | None = None,
+) -> type:
+    """Options with their help, what is usual where the docstring is silent; those without a default come first."""
+    fields = with_help(fields, {**(usual or {}), **entries(doc)}, typed or {})
+    required: list[Any] = [(n, k) for n, k, d in fields if d is dataclasses.MISSING]
+    optional = [(n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING]
+    made = dataclasses.make_dataclass(name, required + optional, frozen=True)
+    made.__doc__ = described(doc)
+    return made
 
 
 @dataclass(frozen=True)
@@ -87,6 +107,8 @@ class _Maker:
     fields: list[tuple[str, Any, Any]]
     make: Callable[[Any, dict[str, Any]], Any]
     order: int = 1
+    typed: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What to type for an option whose argument is no plain value."""
 
 
 def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
@@ -106,6 +128,7 @@ def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
                 [(name, either(str), start)],
                 lambda given, known: _images(getattr(given, name), known),
                 order=2,
+                typed={name: "digits, mnist5k, photographs, or a folder or zip of CLASS/IMAGE files"},
             )
         if kind is torch.Generator:
             return _Maker([("seed", int, 0)], lambda given, known: torch.Generator().manual_seed(given.seed))
@@ -146,7 +169,11 @@ def _model(name: str, start: Any, optional: bool) -> _Maker:
         )
         return None if spec is None else _load_model(spec, file)
 
-    return _Maker([(name, kind, start), (weights, str | None, None)], make, order=0)
+    typed = {
+        name: "efficientnet-lite0, torchvision:NAME, timm:NAME or FILE.py:FUNCTION",
+        weights: "a .safetensors, .pth or .pt file, or DEFAULT for a named network's own",
+    }
+    return _Maker([(name, kind, start), (weights, str | None, None)], make, order=0, typed=typed)
 
 
 def _file(name: str, kind: Any, start: Any, hint: Any) -> _Maker:
@@ -183,12 +210,8 @@ def _nested(name: str, kind: type, start: Any) -> _Maker | None:
         for member in members[1:]:
             plain = plain | member
         fields.append((field.name, plain, value))
-    required = [(n, k) for n, k, d in fields if d is dataclasses.MISSING]
-    given_fields = [
-        (n, k, dataclasses.field(default=d)) for n, k, d in fields if d is not dataclasses.MISSING
-    ]
-    made = dataclasses.make_dataclass(kind.__name__, [*required, *given_fields], frozen=True)
-    default = dataclasses.MISSING if required else made()
+    made = _dataclass(kind.__name__, fields, inspect.getdoc(kind) or "")
+    default = dataclasses.MISSING if any(d is dataclasses.MISSING for _, _, d in fields) else made()
     return _Maker(
         [(name, made, default)],
         lambda given, known: kind(**{n: getattr(getattr(given, name), n) for n, _, _ in fields}),
