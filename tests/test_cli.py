@@ -14,6 +14,7 @@ from tiny import PHOTO_NET
 from jostle.cli import _USAGE, _named, main
 from jostle.cli_types import options_of
 from jostle.core.errors import JostleError
+from jostle.zoo import Images, load_model
 
 NET = f"""{PHOTO_NET}
 def not_a_net():
@@ -200,6 +201,37 @@ def test_leading_words_are_the_options_without_a_default():
         "8",
         "9",
     ]  # the parser refuses the rest
+
+
+def test_a_network_among_several_has_weights_of_its_own(own):
+    save_file(
+        {name: torch.zeros_like(value) for name, value in load_model("mynet.py:build").state_dict().items()},
+        "zero.safetensors",
+    )
+
+    def biases(models: Mapping[str, torch.nn.Module]) -> dict[str, bool]:
+        return {name: all(not p.any() for p in model.parameters()) for name, model in models.items()}
+
+    made = options_of(biases)
+    given = made.kind(models=("mynet.py:build", "mynet.py:build=zero.safetensors"))
+    assert list(made.call(given, lambda *_: None).values()) == [False, True]
+
+
+@dataclass
+class Judge:
+    input_shape: tuple[int, int, int]
+
+    @classmethod
+    def load(cls, path: Path) -> "Judge":
+        return cls((3, 24, 24))
+
+
+def test_images_are_as_large_as_what_judges_them_says(own):
+    def size(judge: Judge, data: Images) -> tuple[int, ...]:
+        return tuple(data.tensors()[0].shape[1:])
+
+    made = options_of(size)
+    assert made.call(made.kind(judge=Path("x"), data="photos"), lambda *_: None) == (3, 24, 24)
 
 
 @dataclass(frozen=True)

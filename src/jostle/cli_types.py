@@ -23,6 +23,8 @@ _STUDY = {
     "engine": "who runs the jobs: processes of this machine (loky), Ray or Dask",
 }
 
+_A_MODEL = "efficientnet-lite0, torchvision:NAME, timm:NAME or FILE.py:FUNCTION"
+
 _PLAIN = (str, int, float, bool, Path, type(None))
 
 
@@ -137,8 +139,11 @@ def _maker(name: str, hint: Any, default: Any) -> _Maker | None:
             if inspect.isclass(inner) and issubclass(inner, nn.Module):
                 return _Maker(
                     [(name, tuple[str, ...], dataclasses.MISSING)],
-                    lambda given, known: {spec: _load_model(spec, None) for spec in getattr(given, name)},
+                    lambda given, known: {
+                        spec: _load_model(*_with_weights(spec)) for spec in getattr(given, name)
+                    },
                     order=0,
+                    typed={name: f"each {_A_MODEL}, with =WEIGHTS behind it where it needs some"},
                 )
             if hasattr(inner, "load"):
                 return _files(name, inner)
@@ -170,7 +175,7 @@ def _model(name: str, start: Any, optional: bool) -> _Maker:
         return None if spec is None else _load_model(spec, file)
 
     typed = {
-        name: "efficientnet-lite0, torchvision:NAME, timm:NAME or FILE.py:FUNCTION",
+        name: _A_MODEL,
         weights: "a .safetensors, .pth or .pt file, or DEFAULT for a named network's own",
     }
     return _Maker([(name, kind, start), (weights, str | None, None)], make, order=0, typed=typed)
@@ -210,7 +215,9 @@ def _nested(name: str, kind: type, start: Any) -> _Maker | None:
         for member in members[1:]:
             plain = plain | member
         fields.append((field.name, plain, value))
-    made = _dataclass(kind.__name__, fields, inspect.getdoc(kind) or "")
+    of_bases = (entries(inspect.getdoc(base) or "") for base in reversed(kind.__mro__[:-1]))
+    usual = {name: text for found in of_bases for name, text in found.items()}
+    made = _dataclass(kind.__name__, fields, inspect.getdoc(kind) or "", usual)
     default = dataclasses.MISSING if any(d is dataclasses.MISSING for _, _, d in fields) else made()
     return _Maker(
         [(name, made, default)],
@@ -245,6 +252,11 @@ def _is_images(kind: Any) -> bool:
     return inspect.isclass(kind) and issubclass(kind, Images)
 
 
+def _with_weights(spec: str) -> tuple[str, str | None]:
+    name, _, weights = spec.partition("=")
+    return name, weights or None
+
+
 def _load_model(spec: str, weights: str | None) -> nn.Module:
     from jostle.zoo import load_model
 
@@ -256,7 +268,7 @@ def _images(spec: str | None, known: Mapping[str, Any]) -> Any:
 
     if spec is None:
         return None
-    shape = getattr(known.get("model"), "input_shape", None)
+    shape = next(filter(None, (getattr(value, "input_shape", None) for value in known.values())), None)
     # A model that does not say its size takes that of the perturbation that is brought along.
     for value in known.values() if shape is None else ():
         first = next(iter(value.values()), None) if isinstance(value, Mapping) else value

@@ -198,6 +198,8 @@ def test_a_place_that_takes_no_folder_is_a_sentence(key, tmp_path):
             {"data": "photographs"},
             "data must have the model's channels, 1, but photographs has 3",
         ),
+        ("universal", {"seeds": 0}, "seeds must be at least 1, but 0 came"),
+        ("federated", {"interval_seeds": 9}, "interval_seeds must be at most seeds"),
         ("quantization", {"repeats": 1}, "repeats must be at least 5, but 1 came"),
         ("collapse", {"decay_epochs": 2}, "decay_epochs must be at least 3, but 2 came"),
     ],

@@ -147,7 +147,7 @@ def test_train_on_own_images(own):
 
 def test_pretrain_tune_and_certify_through_files(own):
     data = load_data("images", size=8)
-    settings = RRCM(steps=4, batch=8, warmup=1, hidden=16, out=8)
+    settings = RRCM(steps=4, warmup=1, hidden=16, out=8)  # fewer images than its batch: all of them
     pretrain(data, patch=4, width=16, depth=1, heads=2, plan=settings, device="cpu").save(
         own / "e.safetensors"
     )

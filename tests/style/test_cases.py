@@ -51,6 +51,8 @@ def test_the_plans_of_pacs():
         plans(source="clay")
     with pytest.raises(JostleError, match=r"source must be one of .*'clay' came"):
         plain(pacs_case)("x", "clay", Protocol(), size=64, test_limit=None)
+    case = plain(pacs_case)("x", "photo", Protocol(), size=64, test_limit=None)
+    assert "all test images" in case.note and "{" not in case.note
 
 
 SMALL = {

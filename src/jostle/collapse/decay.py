@@ -110,8 +110,8 @@ def decay(
     says that decay of the features drives collapse, and decay of the classifier does not.
 
     **Arguments:** `data`: labelled images; each is flattened, each channel brought to mean 0 and deviation 1.
-    `widths`: of the hidden layers. `recipe`: how it is trained. `seed`: the same weights and batches for each
-    variant. `callback`: `(done, variants, figure)` after each.
+    `widths`: units of each hidden layer, one layer at least. `recipe`: how it is trained. `seed`: of weights
+    and batches, the same for each variant. `callback`: `(done, variants, figure)` after each.
     **Returns:** [`DecayStudy`][jostle.collapse.DecayStudy].
 
     >>> images = torch.rand(40, 1, 3, 3, generator=torch.Generator().manual_seed(0))

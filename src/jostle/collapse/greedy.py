@@ -94,8 +94,8 @@ def greedy(
     the layer below, its optimum has a smaller `nc1_trace`, so stacking layers collapses step by step.
 
     **Arguments:** `data`: labelled images; each is flattened, each channel brought to mean 0 and deviation 1.
-    `depth`: layers, at least 1. `width`: of each. `recipe`: how each is trained. `generator`: draws
-    everything. `callback`: `(done, depth, figure)` after each layer.
+    `depth`: layers, at least 1. `width`: units of each layer, at least 1. `recipe`: how each layer is
+    trained. `generator`: draws everything. `callback`: `(done, depth, figure)` after each layer.
     **Returns:** [`Grown`][jostle.collapse.Grown].
 
     >>> images = torch.rand(40, 1, 3, 3, generator=torch.Generator().manual_seed(0))

@@ -95,17 +95,21 @@ def measure(
     one. The network runs in evaluation mode and is left as it was. Neural collapse is about the training set:
     measure there, without augmentation.
 
-    **Arguments:** `model`: a classifier; images in, logits out. `data`: zoo images, `(images, labels)`, or an
-    iterable of such batches that can be gone through `passes` times. `layers`: names, or a kind, see
-    [`find`][jostle.core.layers.find]; by default its blocks, else its activations; `()` for the head's input
-    alone. `head`: the name of the last linear layer, whose input is the last set of features and whose weight
-    `nc3` compares; by default the last `nn.Linear`. `pooling`: `gap` averages `(batch, channels, places...)`
-    over places and `(batch, tokens, channels)` over tokens, `flatten` does not; the numbers differ. `passes`:
-    with 1, `nc4` and `ncc` stay unknown. `K`: classes; by default those in the labels, or as many as the head
-    has. Labels number the head's outputs; a head may have more of them than there are classes. If most
-    predictions are then none of the classes, the labels cannot be its numbers: a warning says so, and `nc3`
-    and `nc4` stay unknown. `rank_tol`, `cdnv_exponent`: see [`metrics`][jostle.collapse.metrics]. `batch`:
-    images at a time. `callback`: `(done, total or 0, figure)` after each batch.
+    Labels number the head's outputs; a head may have more of them than there are classes. If most predictions
+    are then none of the classes, the labels cannot be its numbers: a warning says so, and `nc3` and `nc4`
+    stay unknown.
+
+    **Arguments:** `model`: a classifier; images in, logits out. `data`: labelled images; from Python also
+    `(images, labels)`, or an iterable of such batches that can be gone through `passes` times. `layers`:
+    names, or a kind that [`find`][jostle.core.layers.find] knows; by default the blocks, else the
+    activations; `()` for the head's input alone. `head`: the name of the last linear layer, whose input is
+    the last set of features and whose weight `nc3` compares; by default the last `nn.Linear`. `pooling`:
+    `gap` averages `(batch, channels, places...)` over places and `(batch, tokens, channels)` over tokens,
+    `flatten` does not; the numbers differ. `passes`: over the data; with 1, `nc4` and `ncc` stay unknown.
+    `K`: how many classes; by default those in the labels, or as many as the head has. `rank_tol`: directions
+    of the class means with a singular value below this share of the largest are left out of `nc1`, in [0, 1).
+    `cdnv_exponent`: of the distance in `cdnv`, above 0, 2 as usual. `batch`: images at a time. `callback`:
+    `(done, total or 0, figure)` after each batch.
     **Returns:** [`Measured`][jostle.collapse.Measured].
     **Raises:** `JostleError` for layers that are not there, no data, labels that do not fit, NaN features.
 

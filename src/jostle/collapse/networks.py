@@ -20,10 +20,10 @@ LossName = Literal["mse", "ce"]
 class Recipe:
     """How a network is trained: SGD, the rate divided by 10 after each third.
 
-    **Arguments:** `epochs`: at least 3. `rate`: learning rate. `momentum`: of SGD. `decay`: weight decay of
-    all parameters, batch-norm included. `batch`: samples a step; the smaller last batch of an
-    epoch is left out, for batch norm's sake (other samples fall to it each time).
-    `loss`: `mse`, half the squared distance from one-hot targets, or `ce`.
+    **Arguments:** `epochs`: passes over the samples, at least 3. `rate`: learning rate at the start, above 0.
+    `momentum`: of SGD. `decay`: weight decay of all parameters, batch norm's included, at least 0. `batch`:
+    samples a step, at least 2; the smaller last batch of an epoch is left out, for batch norm's sake (other
+    samples fall to it each time). `loss`: `mse`, half the squared distance from one-hot targets, or `ce`.
     """
 
     epochs: int = 60

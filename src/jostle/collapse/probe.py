@@ -88,9 +88,11 @@ def flow(
     [`TiedModel.flow`][jostle.collapse.TiedModel.flow].
 
     **Arguments:** `data`: labelled images. `model`: whose features; without it the pixels, each channel
-    brought to mean 0 and deviation 1. `layer`: of the model; by default the input of its head. `per_class`:
-    samples a class, at most. `lam_w`, `lam_h`: see [`tied_to`][jostle.collapse.tied_to]. `until`: the last
-    time, above 0. `points`: times, at least 2, evenly spaced from 0.
+    brought to mean 0 and deviation 1. `layer`: of the model, by name; by default the input of its head.
+    `per_class`: samples a class, the first ones, at most as many as the rarest has. `lam_w`: regularisation
+    of the classifier, above 0; its product with `lam_h` is below 1. `lam_h`: regularisation of the features,
+    above 0; its product with `lam_w` is below 1. `until`: the last time of the flow, above 0. `points`: how
+    many times, at least 2, evenly spaced from 0.
     **Returns:** [`Flow`][jostle.collapse.Flow].
 
     >>> images = torch.rand(30, 1, 2, 2, generator=torch.Generator().manual_seed(0))
@@ -155,10 +157,13 @@ def response(
     Predicted by Theorem 4.1 of Tirer, Huang & Niles-Weed (2023) at the minimiser for these features, and
     compared with the minimiser for the nudged ones.
 
-    **Arguments:** `data`, `model`, `layer`, `per_class`: see [`flow`][jostle.collapse.flow]. `lam_w`, `lam_h`,
-    `beta`: see [`tied_to`][jostle.collapse.tied_to]; `beta` above 0. `size`: of Gaussian noise, relative to the
-    features, above 0. `bits`: at least 2; round the features to so many bits, symmetrically, instead.
-    `generator`: draws the noise, on the CPU.
+    **Arguments:** `data`: labelled images. `model`: whose features; without it the pixels, each channel
+    brought to mean 0 and deviation 1. `layer`: of the model, by name; by default the input of its head.
+    `per_class`: samples a class, the first ones, at most as many as the rarest has. `lam_w`: regularisation
+    of the classifier, above 0; its product with `lam_h` is below 1. `lam_h`: regularisation of the features,
+    above 0; its product with `lam_w` is below 1. `beta`: strength of the tie to the given features, above 0.
+    `size`: of Gaussian noise, relative to the features, above 0. `bits`: round the features to so many, 2 to
+    32, symmetrically, instead; None adds noise. `generator`: draws the noise, on the CPU.
     **Returns:** [`Survival`][jostle.collapse.Survival]; its `error` says whether the nudge was small enough. Warns
     where it is above 0.2.
     **Raises:** `JostleError` for values out of range, fewer dimensions than classes, or a `beta` for which the
@@ -262,9 +267,12 @@ def sweep(
 
     The features are scaled once, for the first `lam_w` and `lam_h`, so that all choices see the same.
 
-    **Arguments:** `data`, `model`, `layer`, `per_class`: see [`flow`][jostle.collapse.flow]. `lam_w`, `lam_h`,
-    `beta`: values to combine, see [`tied_to`][jostle.collapse.tied_to]. `callback`: `(done, choices, figure)`
-    after each.
+    **Arguments:** `data`: labelled images. `model`: whose features; without it the pixels, each channel
+    brought to mean 0 and deviation 1. `layer`: of the model, by name; by default the input of its head.
+    `per_class`: samples a class, the first ones, at most as many as the rarest has. `lam_w`: regularisations
+    of the classifier, above 0, to combine. `lam_h`: regularisations of the features, at least 0 and the first
+    above, to combine. `beta`: strengths of the tie to the given features, at least 0, to combine. `callback`:
+    `(done, choices, figure)` after each.
     **Returns:** [`Sweep`][jostle.collapse.Sweep].
     **Raises:** `JostleError` for values out of range.
 

@@ -51,8 +51,9 @@ def factors(lam_w: float = 5e-3, lam_h: float = 5e-3, beta: float = 1.0) -> Fact
     classifier does not. Derived here; to first order in `1/beta` it is Theorem 4.2 of Tirer, Huang &
     Niles-Weed (2023).
 
-    **Arguments:** `lam_w`, `lam_h`: regularisation of classifier and features, above 0, with a product below
-    1. `beta`: of the tie to the given features, above 0.
+    **Arguments:** `lam_w`: regularisation of the classifier, above 0; its product with `lam_h` is below 1.
+    `lam_h`: regularisation of the features, above 0; its product with `lam_w` is below 1. `beta`: strength of
+    the tie to the given features, above 0.
     **Returns:** [`Factors`][jostle.collapse.Factors].
     **Raises:** `JostleError` for values out of range.
 

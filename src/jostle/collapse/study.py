@@ -32,9 +32,16 @@ from jostle.lab.sweeps import sweep
 class Config:
     """Settings of the study.
 
-    `data`: labelled images by name or path; `count`: how many of them, 0 for all. `network`: of the decay
-    study, `mlp` or `resnet18`. `losses`: of the decay study. `jobs`: trainings at a time, through `engine`.
-    `starts`: random starts of the theorems. `bank`: samples a class of the real feature bank.
+    `data`: labelled images by name or path. `count`: how many images of `data` are used, spread evenly, 0 for
+    all. `jobs`: trainings at a time, through `engine`. `greedy_seeds`: networks that are trained layer by
+    layer. `depth`: layers of a network that is trained layer by layer. `width`: units of each layer, in
+    networks trained layer by layer and in the `mlp`. `greedy_epochs`: epochs that each layer is trained by
+    itself, at least 3. `network`: of the decay study: `mlp` (three hidden layers) or `resnet18`. `losses`: of
+    the decay study: `mse`, and with `resnet18` also `ce`; figures show the first. `decay_seeds`: networks of
+    each variant of the decay. `decay_epochs`: epochs of each training in the decay study, at least 3.
+    `every`: epochs between measurements of collapse in trainings with unchanged decay. `starts`: random
+    starts that the theorems are checked from. `bank`: samples a class of the real feature bank, at most as
+    many as the rarest class has.
     """
 
     seed: int = 0

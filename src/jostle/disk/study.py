@@ -30,9 +30,10 @@ from jostle.lab.sweeps import call, sweep
 class Config:
     """Settings of the study; the defaults of the galaxy are this package's.
 
-    **Arguments:** `seed`. `points`: of a map, a side. `stars`: of the synthetic sample to date.
-    `times_myr`: of the maps. `radii`: for the winding rate (kpc). `pulses`: durations in the curve against
-    tau_P. `jobs`: pieces at a time, through `engine`.
+    **Arguments:** `points`: of a map, a side; at least 200 are taken for the maps of pulses. `stars`: of the
+    synthetic sample to date; 50 times as many stream sideways. `times_myr`: times of the maps after the
+    passage (Myr). `radii`: at which the winding rate is measured (kpc). `pulses`: how many durations the
+    curve of response against duration has. `jobs`: pieces of work at a time.
     """
 
     seed: int = 0

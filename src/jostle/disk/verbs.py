@@ -93,12 +93,14 @@ def spiral(
 
     **Arguments:** `potential`: milky-way, no-halo, galpy:NAME, or FILE.py:FUNCTION. `perturber`: an instant
     kick, a bending or breathing pulse, transient two-armed spiral arms or a bar, a satellite that crosses the
-    plane outside of the stars on a straight line, or Sagittarius on its orbit. `radius`: kpc. `time`: Myr
-    after the blow; for sagittarius, after its strongest passage of the past 2 Gyr. `phi`: azimuth from the
-    Sun (rad). `kick`: km/s; arms and bars have 100 (km/s)^2 times it. `duration`: tau_P of pulses, arms and
-    bar (Myr). `distance` (kpc), `speed` (km/s): of the fly-by. `mass`: of the satellite (M_sun). `clouds`:
-    scattering by giant molecular clouds (not for sagittarius). `points`: of the map, a side; as many as the
-    spiral needs if not given.
+    plane outside of the stars on a straight line, or Sagittarius on its orbit. `radius`: of the stars (kpc).
+    `time`: Myr after the blow; for sagittarius, after its strongest passage of the past 2 Gyr. `phi`: azimuth
+    of the stars from the Sun (rad). `kick`: push of a kick or pulse (km/s; of a breathing pulse at 0.3 kpc);
+    arms and bars have an amplitude of 100 (km/s)^2 times it. `duration`: pulse time tau_P of pulses, arms and
+    bar (Myr), above 0. `distance`: of the fly-by's crossing from the stars, outwards (kpc), above 0. `speed`:
+    of the fly-by (km/s), above 0. `mass`: of the fly-by or of Sagittarius (M_sun). `clouds`: scattering by
+    giant molecular clouds (not for sagittarius). `points`: of the map, a side; as many as the spiral needs if
+    not given.
     **Raises:** `JostleError` if the map would be too coarse or the response beyond linear.
 
     >>> spiral(perturber="kick", time=200.0, points=41).map.values.shape
@@ -200,8 +202,10 @@ def satellites(
 ) -> dict:
     """Satellites of the Milky Way, ranked by the response their passages leave near the Sun.
 
-    **Arguments:** `names`: of satellites; nine well-known ones if empty. `since`, `until`: Gyr, 0 is today.
-    `radius`: of the stars (kpc). `indirect`: take the tide, without what moves the whole galaxy.
+    **Arguments:** `names`: of Sgr, LMC, SMC, Draco, BootesI, LeoII, Hercules, Segue2 and Willman1; all of
+    them if empty. `since`: start of the search (Gyr, 0 is today), at most 0. `until`: end of the search (Gyr,
+    0 is today), at least 0. `radius`: of the stars (kpc). `indirect`: take the tide, without what moves the
+    whole galaxy.
     **Returns:** a row for the strongest passage of each, and what was assumed.
 
     >>> next(iter(satellites(("Sgr",), until=0.1)))
@@ -228,10 +232,12 @@ def date(
 ) -> dict:
     """Measure arms and winding time of the phase spiral in a table of stars.
 
-    **Arguments:** `stars`: CSV, FITS or Parquet; see [`read_stars`][jostle.disk.stars.read_stars]. `radius`:
-    one radius for all (kpc). `per_star`: take each star's own guiding radius instead. `longest`: of the
-    search (Myr). `seed`: of the bootstrap. `points`: of the time grid. `force`: answer even where it is not
-    significant or not linear.
+    **Arguments:** `stars`: CSV, FITS or Parquet with z (kpc) and vz (km/s), for `per_star` also R and vphi,
+    or with Gaia's columns; see [`read_stars`][jostle.disk.stars.read_stars]. `potential`: milky-way, no-halo,
+    galpy:NAME, or FILE.py:FUNCTION. `radius`: one radius for all stars (kpc). `per_star`: take each star's
+    own guiding radius instead; stars with one outside of 3 to 20 kpc are left out. `longest`: winding time
+    that is searched (Myr). `seed`: of the bootstrap. `points`: of the time grid; as many as the stars need if
+    not given. `force`: answer even where it is not significant or not linear.
     **Returns:** the measured figures.
     **Raises:** `JostleError` where the stars cannot tell.
     """
@@ -281,7 +287,7 @@ def fit(
 
     **Arguments:** `asymmetry`: CSV of z (kpc), A(z) and its error. `velocities`: CSV of z (kpc), <v_z> (km/s)
     and its error. `potential`: milky-way, no-halo, galpy:NAME, or FILE.py:FUNCTION. `radius`: of the stars
-    (kpc). `longest`: time searched (Myr). `z_max`: data beyond are left out (kpc).
+    (kpc). `longest`: time since the kick that is searched (Myr). `z_max`: data beyond are left out (kpc).
     **Returns:** the kick, its time and how well it fits.
     """
     found = fit_kick(
@@ -311,7 +317,14 @@ def check(
 ) -> dict:
     """Compare the mode sum with the orbit integral and with the exact back-trace, on stars drawn from f0.
 
-    **Arguments:** as for `spiral`; `modes`: the largest |n|. `stars`: how many. `seed`: of the stars.
+    **Arguments:** `potential`: milky-way, no-halo, galpy:NAME, or FILE.py:FUNCTION. `perturber`: an instant
+    kick, a bending or breathing pulse, transient two-armed spiral arms or a bar, or a satellite that crosses
+    the plane outside of the stars on a straight line. `radius`: of the stars (kpc). `time`: Myr after the
+    blow. `kick`: push of a kick or pulse (km/s; of a breathing pulse at 0.3 kpc); arms and bars have an
+    amplitude of 100 (km/s)^2 times it. `duration`: pulse time tau_P of pulses, arms and bar (Myr), above 0.
+    `distance`: of the fly-by's crossing from the stars, outwards (kpc), above 0. `speed`: of the fly-by
+    (km/s), above 0. `mass`: of the fly-by (M_sun). `modes`: the largest |n| of the mode sum. `stars`: how
+    many are compared. `seed`: of the stars.
     **Returns:** the residuals.
 
     >>> check(time=100.0, stars=20)["mode sum against orbit integral (of the maximum)"] < 1e-4

@@ -78,8 +78,13 @@ def split(
 ) -> Split:
     """Deal a data set to clients and keep a share for testing.
 
-    **Arguments:** `data`: labelled images. `clients`, `scheme`, `classes_per_client`: see
-    [`partition`][jostle.federated.partition]; `dirichlet` is its concentration. `test_share`: in [0, 1). `seed`.
+    **Arguments:** `data`: labelled images. `clients`: how many hold the data, at least 1. `scheme`: how
+    images are dealt: `dirichlet` gives equal sizes and uneven classes, `official` lets images repeat, as
+    FedSpeed's program does, `ragged` makes sizes uneven too, `pathological` gives `classes_per_client`
+    classes each, `iid` shuffles. `dirichlet`: concentration of the Dirichlet shares (`dirichlet`, `official`,
+    `ragged`), above 0; small is uneven. `classes_per_client`: of the scheme `pathological`, 1 to the number
+    of classes. `test_share`: share of the images that nobody holds, for testing, in [0, 1). `seed`: of all
+    that is drawn.
     **Returns:** a [`Split`][jostle.federated.Split], which saves as .npz.
 
     >>> from jostle import zoo

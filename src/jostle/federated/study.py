@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from jostle.core.errors import require
 from jostle.federated import exact, figures
 from jostle.federated.claims import CLAIMS
 from jostle.federated.engines import Engine as Simulation
@@ -23,12 +24,35 @@ from jostle.lab.sweeps import sweep
 class Config:
     """Settings of the study.
 
-    `seeds`: of each algorithm, counted from `seed`. `algorithms`: by name. `data`, `test_data`: labelled images by
-    name or path; without `test_data` a fifth of `data` is kept. `count`: how many images, 0 for all. `intervals`:
-    local epochs of the sweep, with `interval_seeds` seeds. `target`: accuracy whose first round is looked for.
-    `limit_rounds`: of the runs on quadratics. `curvature`: training samples over which the ends are judged for
-    flatness, 0 for none. `jobs`: trainings at a time, through `engine`. `simulation`: how a round is
-    computed.
+    `seed`: of the first training of each algorithm; the data are dealt alike for every seed. `seeds`:
+    trainings of each algorithm, with seeds counted from `seed`. `algorithms`: which to compare, of fedavg,
+    fedprox, fedsam, scaffold, feddyn, fedspeed, fedcm, mofedsam, fedgamma, fedadam, fedsmoo and fedadmm.
+    `data`: labelled images by name or path, for training. `test_data`: labelled images by name or path, for
+    testing; if empty, a fifth of `data` is kept for it. `count`: how many images of `data` are used, drawn at
+    random, 0 for all. `size`: side in pixels that images are brought to, 0 for their own. `network`: a small
+    MLP (`mlp`), two convolutions (`cnn`) or `resnet18`, with group normalisation.
+
+    `clients`: how many hold the data, at least 1. `scheme`: how images are dealt: `dirichlet` gives equal
+    sizes and uneven classes, `official` lets images repeat, as FedSpeed's program does, `ragged` makes sizes
+    uneven too, `pathological` gives three classes each, `iid` shuffles. `concentration`: of the Dirichlet
+    shares (`dirichlet`, `official`, `ragged`), above 0; small is uneven. `fraction`: share of the clients
+    that take part in a round, in (0, 1]. `sampling`: who takes part in a round: `fixed` draws the same number
+    every time, `bernoulli` each client by itself. `rounds`: of each training, at least 1. `epochs`: passes of
+    a client over its data in a round, at least 1. `batch`: samples a local step, at least 1. `lr`: learning
+    rate of the local steps in the first round, above 0. `lr_decay`: factor on the learning rate from round to
+    round, in (0, 1]. `weight_decay`: of the local steps, at least 0. `prox_mu`: strength of the pull to the
+    server's model, above 0; of fedprox, feddyn, fedspeed, fedsmoo and fedadmm. `rho`: radius of the ascent,
+    at least 0; of fedsam, fedspeed, mofedsam, fedgamma and fedsmoo. `target`: test accuracy, in [0, 1], whose
+    first round is looked for.
+
+    `intervals`: numbers of local epochs at which fedavg and fedspeed are trained beside `epochs`; none for no
+    sweep. `interval_seeds`: trainings at each of the `intervals`, at most `seeds`. `printed`: also train
+    fedspeed with corrections averaged over active clients alone, as the paper prints it. `limit_rounds`:
+    rounds of the exact runs on quadratics, at least 1. `curvature`: training samples over which the ends are
+    judged for flatness, 0 for none. `simulation`: how a round is computed: clients one after another
+    (`sequential`), in one pass (`batched`), or as is faster (`auto`). `augment`: mirror training images and
+    shift them by up to 4 pixels, at random. `evaluate_every`: rounds between tests, at least 1. `jobs`:
+    trainings at a time, through `engine`.
     """
 
     seed: int = 20
@@ -106,6 +130,10 @@ PAPER = replace(
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """The exact checks, the trainings, and what they add up to."""
+    require(
+        config.interval_seeds <= config.seeds,
+        f"interval_seeds must be at most seeds, {config.seeds}, but {config.interval_seeds} came",
+    )
     with _on_purpose():
         limits = run.stage("limits", lambda stage: exact.quadratics(config.limit_rounds))
     engines = run.stage("engines", lambda stage: exact.engines())
@@ -172,7 +200,7 @@ def _trainings(config: Config, run: Run) -> dict[str, Any]:
             _task(config, run, "fedspeed", 0, "printed-0"), settings=settings, curvature=0
         )
     for epochs in config.intervals:
-        for name in ("fedavg", "fedspeed"):
+        for name in _swept(config):
             for i in range(config.interval_seeds):
                 tasks[f"{name}/{i}/{epochs}"] = replace(
                     _task(config, run, name, i, f"{name}-{i}-{epochs}"), epochs=epochs, curvature=0
@@ -186,6 +214,11 @@ def _trainings(config: Config, run: Run) -> dict[str, Any]:
         jobs=config.jobs,
         rows=lambda name, made: ({"training": name, **row} for row in made["rows"]),
     )
+
+
+def _swept(config: Config) -> list[str]:
+    """The algorithms whose local epochs are swept."""
+    return [name for name in ("fedavg", "fedspeed") if config.intervals and name in config.algorithms]
 
 
 def _quietly(task: Task) -> dict[str, Any]:
@@ -217,9 +250,7 @@ def _task(config: Config, run: Run, algorithm: str, i: int, checkpoint: str = ""
 def _intervals(config: Config, found: Mapping[str, Any]) -> dict[str, dict[str, list[float]]]:
     """Last-ten mean by local epochs, one a seed."""
     out: dict[str, dict[str, list[float]]] = {}
-    for name in ("fedavg", "fedspeed"):
-        if not config.intervals or name not in config.algorithms:
-            continue
+    for name in _swept(config):
         names = {epochs: f"{{}}/{{}}/{epochs}" for epochs in config.intervals} | {config.epochs: "{}/{}"}
         by_epochs = {
             epochs: [found[called.format(name, i)]["rows"] for i in range(config.interval_seeds)]

@@ -77,13 +77,30 @@ def run(
 ) -> Federated:
     """Train a network over simulated clients.
 
-    **Arguments:** `data`: labelled images, dealt by `clients`, `scheme` and `dirichlet`, or by a `split` of before.
-    `model`: on [0, 1] images; a small MLP if left out. `algorithm`: by name. `fraction` to `weight_decay`: see
-    [`Federation.run`][jostle.federated.Federation.run]. `prox_mu`, `rho`, `alpha`: of the algorithms that have them.
-    `lost`: share of replies that the network loses. `buffers`: what becomes of running statistics (batch
-    normalisation): `average` or `local`. `state_dir`: an empty folder for the clients' vectors, where they are too
-    many for main memory. `checkpoint`, `resume`: .safetensors files. `log`: a file for the history, one JSON object a
-    round.
+    **Arguments:** `data`: labelled images, a fifth of them kept for testing, or parted by a `split`. `model`:
+    network of [0, 1] images, a small MLP if left out. `algorithm`: by which clients train and the server
+    averages. `clients`: how many hold the data, at least 1; a `split` has its own. `dirichlet`: concentration
+    of the Dirichlet shares (`dirichlet`, `official`, `ragged`), above 0; small is uneven. `scheme`: how
+    images are dealt: `dirichlet` gives equal sizes and uneven classes, `official` lets images repeat, as
+    FedSpeed's program does, `ragged` makes sizes uneven too, `pathological` gives three classes each, `iid`
+    shuffles. `split`: an .npz file that the verb `split` wrote; None deals anew. `fraction`: share of the
+    clients that take part in a round, in (0, 1]. `sampling`: who takes part in a round: `fixed` draws the
+    same number every time, `bernoulli` each client by itself. `rounds`: in all, at least 1, those of a
+    resumed training included. `local_epochs`: passes of a client over its data in a round, at least 1.
+    `batch_size`: samples a local step, at least 1. `lr`: learning rate of the local steps in the first round,
+    above 0. `lr_decay`: factor on the learning rate from round to round, in (0, 1]. `weight_decay`: of the
+    local steps, at least 0. `prox_mu`: strength of the pull to the server's model, above 0; of fedprox,
+    feddyn, fedspeed, fedsmoo and fedadmm. `rho`: radius of the ascent, at least 0; of fedsam, fedspeed,
+    mofedsam, fedgamma and fedsmoo. `alpha`: share of the gradient at the ascent's end, in [0, 1]; of
+    fedspeed. `lost`: share of replies that the network loses, in [0, 1). `seed`: of the MLP's weights, of who
+    takes part, of batches and of lost replies, at least 0; the data are dealt alike for every seed. `engine`:
+    how a round is computed: clients one after another (`sequential`), in one pass (`batched`), or as is
+    faster (`auto`). `buffers`: what becomes of running statistics (batch normalisation): `error` refuses
+    them, `average` lets the server average them, `local` leaves each client its own. `state_dir`: an empty
+    folder for the clients' vectors, where they are too many for main memory; None keeps them there.
+    `checkpoint`: a .safetensors file to keep the training in, every ten rounds (with a `state_dir` every
+    round) and at the end. `resume`: a .safetensors file of a `checkpoint` to go on from, with the numbers of
+    an unbroken training. `log`: a file for the history, one JSON object a round.
     **Returns:** a [`Federated`][jostle.federated.Federated]: the network and its history.
 
     >>> from jostle import zoo
@@ -150,8 +167,21 @@ def compare(
 ) -> dict[str, dict[str, Any]]:
     """Several algorithms on the same clients and seeds: accuracy with its standard error, rounds and gradients.
 
-    **Arguments:** as for `run`; `algorithms`: by name. `seeds`: how many, counted from `seed`; at least 1. `target`:
-    accuracy whose first round is looked for.
+    **Arguments:** `data`: labelled images, a fifth of them kept for testing, or parted by a `split`.
+    `algorithms`: which to compare. `model`: network of [0, 1] images, a small MLP if left out. `seeds`:
+    trainings of each algorithm, with seeds counted from `seed`; at least 1. `seed`: the first of the seeds,
+    at least 0; the data are dealt alike for every one. `clients`: how many hold the data, at least 1; a
+    `split` has its own. `dirichlet`: concentration of the Dirichlet shares (`dirichlet`, `official`,
+    `ragged`), above 0; small is uneven. `scheme`: how images are dealt: `dirichlet` gives equal sizes and
+    uneven classes, `official` lets images repeat, as FedSpeed's program does, `ragged` makes sizes uneven
+    too, `pathological` gives three classes each, `iid` shuffles. `split`: an .npz file that the verb `split`
+    wrote; None deals anew. `fraction`: share of the clients that take part in a round, in (0, 1]. `rounds`:
+    of each training, at least 1. `local_epochs`: passes of a client over its data in a round, at least 1.
+    `batch_size`: samples a local step, at least 1. `lr`: learning rate of the local steps in the first round,
+    above 0. `target`: test accuracy, in [0, 1], whose first round is looked for. `engine`: how a round is
+    computed: clients one after another (`sequential`), in one pass (`batched`), or as is faster (`auto`).
+    `buffers`: what becomes of running statistics (batch normalisation): `error` refuses them, `average` lets
+    the server average them, `local` leaves each client its own.
     **Returns:** for each algorithm the mean over seeds of the last ten rounds (`accuracy`, with `standard_error`),
     `best`, `rounds_to_target` and `gradients_to_target` (`None` if a seed never got there).
 
@@ -206,7 +236,15 @@ def sweep(
 ) -> dict[str, dict[str, float]]:
     """One setting at several values: mean accuracy of the last ten rounds, and the best.
 
-    **Arguments:** `setting`: of `run`. `values`: to try. The others: as for `run`.
+    **Arguments:** `data`: labelled images, a fifth of them kept for testing. `setting`: which setting of
+    `run` to vary. `values`: what the setting is in turn, one training each; whole numbers for local_epochs.
+    `model`: network of [0, 1] images, a small MLP if left out. `algorithm`: by which clients train and the
+    server averages. `clients`: how many hold the data, at least 1. `rounds`: of each training, at least 1.
+    `batch_size`: samples a local step, at least 1. `seed`: of the MLP's weights, of who takes part, of
+    batches and of lost replies, at least 0; the same at each value. `engine`: how a round is computed:
+    clients one after another (`sequential`), in one pass (`batched`), or as is faster (`auto`). `buffers`:
+    what becomes of running statistics (batch normalisation): `error` refuses them, `average` lets the server
+    average them, `local` leaves each client its own.
 
     >>> from jostle import zoo
     >>> list(sweep(zoo.load_data("digits").subset(range(200)), "rho", (0.0, 0.1), clients=4, rounds=1))
@@ -241,7 +279,11 @@ def bench(
 ) -> dict[str, float]:
     """Seconds a round in the sequential and in the batched engine, for a model and data of yours.
 
-    **Arguments:** as for `run`; `rounds`: timed in each engine after some that are not; the fastest counts.
+    **Arguments:** `data`: labelled images, dealt at random and evenly. `model`: network of [0, 1] images, a
+    small MLP if left out. `algorithm`: by which clients train and the server averages. `clients`: how many
+    hold the data, at least 1. `fraction`: share of the clients that take part in a round, in (0, 1].
+    `local_epochs`: passes of a client over its data in a round, at least 1. `batch_size`: samples a local
+    step, at least 1. `rounds`: timed in each engine after some that are not, at least 1; the fastest counts.
     **Returns:** `sequential`, `batched` and their `ratio`.
 
     >>> from jostle import zoo

@@ -28,13 +28,22 @@ from jostle.observation.tasks import (
 class Config:
     """Settings of the study.
 
-    `agent`: the controller: `clone` of the self-consumption rule, or `sac` or `ppo`, learnt for `train_steps`.
-    `building`: of CityLearn's 2022 phase 2. `hours`: of its year, 0 for all. `batteries`: how many copies, each
-    with a battery of its own. `eps`: the budget of every feature but the calendar. `steps`: of the ascents.
-    `attacks`: of the year. `hidden`, `epochs`: of the networks. `pendulums`: clones of the swing-up. `episodes`:
-    of each. `harden_hours`: on which smoothing is judged, 0: not. `bins`: of a second controller with discretised
-    actions, 0: none. `turns`: of a third one's alternating training, 0: none. `permutations`, `rows`: of MMD.
-    `jobs`: at a time, through `engine`.
+    `agent`: the controller: `clone` of the self-consumption rule, or `sac` or `ppo`, learnt for
+    `train_steps`. `train_steps`: steps (hours) that each learnt agent is trained for; at least 1 for `sac`,
+    `ppo`, `optimally targeted` and `turns`. `building`: `Building_6` to `Building_10` of CityLearn's 2022
+    phase 2. `hours`: the first so many of its year, 0 for all. `batteries`: how many copies of the building,
+    each with a battery of its own. `eps`: largest change of every feature but the calendar, as a share of its
+    range. `steps`: of the ascent at each observation, at least 1. `attacks`: on the building's year: `uniform
+    noise`, `corner noise`, `regression`, `bifurcated`, `toggle`, `up`, `down`, `stealth bifurcated`,
+    `black-box toggle` or `optimally targeted`. `hidden`: widths of the hidden layers of the building's
+    controllers and of their stand-in. `epochs`: of each imitation of the building's controllers, half as many
+    for the stand-in that the black-box attack looks at. `pendulums`: how many clones of a pendulum's swing-up
+    are attacked. `pendulum_eps`: largest changes of the pendulum's features (cosine, sine, an eighth of the
+    speed), a budget each. `episodes`: of each pendulum under each attack. `harden_hours`: hours of the year
+    on which clones with and without smoothing are made and judged; 0: none. `bins`: how many actions a
+    second, discretised controller chooses from; 0: no such controller. `turns`: of a third controller's
+    alternating training with an adversary; 0: no such controller. `permutations`: of the MMD tests; 0: none.
+    `rows`: hours of each log that MMD takes at most. `jobs`: pieces of work at a time.
     """
 
     seed: int = 0

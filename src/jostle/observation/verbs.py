@@ -43,9 +43,15 @@ def attack(
     """What bounded sensor attacks cost your agent: returns, regrets and KPIs under common random numbers.
 
     **Arguments:** `agent`: a file that `train` wrote, a model that Stable-Baselines3 saved (`.zip`), or
-    `FILE.py:FUNCTION`, a function of yours that makes a module. `env`: a Gymnasium id, or CityLearn's building data
-    by name (`Building_6` to `Building_10`). `kinds`: of attack. `eps`, `units`: the budget of each feature. `still`:
-    features, by number, that cannot be touched. `steps`: of the ascents. `episodes`: on seeds from `seed` on.
+    `FILE.py:FUNCTION`, a function of yours that makes a module. `env`: a Gymnasium id, or CityLearn's
+    building data by name (`Building_6` to `Building_10`). `kinds`: noise (`uniform`, or `corner` with every
+    feature at its bound), an ascent away from the clean action (`regression`), or ascents on the bifurcation
+    layer: to the other half of the action's range (`bifurcated`), `up`, `down`, both in turn (`toggle`), in
+    one step (`fgsm`), or with step lengths that adapt (`apgd`, `acg`). `eps`: largest change of each feature,
+    at least 0. `units`: what `eps` counts in: the `observation` as the agent reads it, or shares of the
+    observation space's `range`. `still`: features, by number from 0, that cannot be touched. `steps`: of the
+    ascent at each observation, at least 1. `episodes`: how many, on seeds from `seed` on. `seed`: of the
+    first episode, and of what attacks draw.
     """
     make = _maker(env, episodes)
     policy = _policy(agent, make)
@@ -68,7 +74,16 @@ def sweep(
     seed: int = 0,
     callback: Progress | None = None,
 ) -> Report:
-    """One attack at rising budgets; arguments as for `attack`."""
+    """One attack at rising budgets.
+
+    **Arguments:** `agent`: a file that `train` wrote, a model that Stable-Baselines3 saved (`.zip`), or
+    `FILE.py:FUNCTION`, a function of yours that makes a module. `env`: a Gymnasium id, or CityLearn's
+    building data by name (`Building_6` to `Building_10`). `kind`: noise (`uniform`, `corner`), an ascent away
+    from the clean action (`regression`), or one on the bifurcation layer (the others). `eps`: largest changes
+    of each feature in the units in which the agent reads it, a budget each. `still`: features, by number from
+    0, that cannot be touched. `steps`: of the ascent at each observation, at least 1. `episodes`: how many,
+    on seeds from `seed` on. `seed`: of the first episode, and of what the attack draws.
+    """
     make = _maker(env, episodes)
     policy = _policy(agent, make)
     attacks = {f"{kind} {e:g}": _attack(kind, _budget(policy, e, "observation", still), steps) for e in eps}
@@ -93,8 +108,16 @@ def stealth(
 ) -> Stealth:
     """Would anybody notice? The detectors on what an attacked agent is shown, against the clean run.
 
-    **Arguments:** as for `attack`. `hide`: instead of `eps`, this factor times each feature's median change from
-    one step to the next. `block`: steps that are permuted together. `permutations`: of MMD.
+    **Arguments:** `agent`: a file that `train` wrote, a model that Stable-Baselines3 saved (`.zip`), or
+    `FILE.py:FUNCTION`, a function of yours that makes a module. `env`: a Gymnasium id, or CityLearn's
+    building data by name (`Building_6` to `Building_10`). `kind`: noise (`uniform`, `corner`), an ascent away
+    from the clean action (`regression`), or one on the bifurcation layer (the others). `eps`: largest change
+    of each feature, in the units in which the agent reads it. `hide`: instead of `eps`, this factor times
+    each feature's median change from one step to the next. `still`: features, by number from 0, that cannot
+    be touched. `steps`: of the ascent at each observation, at least 1. `episodes`: how many, on seeds from
+    `seed` on; rules of physics are checked only with 1. `block`: steps that are permuted together (24 hours:
+    a day). `permutations`: of the MMD tests; 0: none. `seed`: of the first episode, and of what the attack
+    and the tests draw.
     """
     make = _maker(env, episodes)
     policy = _policy(agent, make)
@@ -128,8 +151,10 @@ def audit(
 ) -> Stealth:
     """The detectors on two logs of your own: observations that are known to be clean, and suspicious ones.
 
-    **Arguments:** `clean`, `shown`: `.npy`, or `.npz` with one array: `(steps, features)` in time order, the same
-    features. `block`: steps that are permuted together (24 hours: a day). `permutations`: of MMD.
+    **Arguments:** `clean`: what is known to be clean: `.npy`, or `.npz` with one array, `(steps, features)`
+    in time order. `shown`: what is suspicious: `.npy`, or `.npz` with one array, of the same features in time
+    order. `block`: steps that are permuted together (24 hours: a day). `permutations`: of the MMD tests; 0:
+    none. `seed`: of the permutations.
     """
     known, seen = _log("clean", clean), _log("shown", shown)
     rng = np.random.default_rng(seed)
@@ -148,7 +173,12 @@ def certify(
 ) -> dict[str, Any]:
     """How far any attack in a budget can move the agent's action, certified on observations of a clean episode.
 
-    **Arguments:** as for `attack`. `method`: `crown` or `ibp`. `observations`: how many, spread evenly.
+    **Arguments:** `agent`: a file that `train` wrote, a model that Stable-Baselines3 saved (`.zip`), or
+    `FILE.py:FUNCTION`, a function of yours that makes a module; linear, tanh and ReLU layers in a row. `env`:
+    a Gymnasium id, or CityLearn's building data by name (`Building_6` to `Building_10`). `eps`: largest
+    change of each feature, in the units in which the agent reads it. `still`: features, by number from 0,
+    that cannot be touched. `method`: linear bounds (`crown`), or the wider ones of interval arithmetic
+    (`ibp`). `observations`: how many of the episode at most, spread evenly. `seed`: of the episode.
     """
     make = _maker(env, 1)
     policy = _policy(agent, make)
@@ -173,9 +203,13 @@ def train(
 ) -> Agent:
     """Train an agent with Stable-Baselines3, and harden it if asked; `--out agent.safetensors` keeps it.
 
-    **Arguments:** `env`: as for `attack`. `algorithm`: `sac` or `ppo`. `steps`: of training, and as many again of
-    hardening. `resist`: adversarial training, smoothness regularisation or alternating training, within `eps` on
-    all features but `still`.
+    **Arguments:** `env`: a Gymnasium id, or CityLearn's building data by name (`Building_6` to
+    `Building_10`). `algorithm`: `sac` or `ppo`. `steps`: of the environment in training, at least 1, and as
+    many again in hardening. `hidden`: widths of the hidden layers of actor and critics. `resist`: harden by
+    adversarial training (`adv`), smoothness regularisation (`sa`) or alternating training (`atla`), or not at
+    all (`none`). `eps`: largest change of each feature that is hardened against, in the units in which the
+    agent reads it. `still`: features, by number from 0, that attacks in hardening cannot touch. `device`:
+    that the networks are trained on: `cpu`, `cuda` or `auto` (the GPU if there is one).
     """
     from jostle.observation.harden import harden
 

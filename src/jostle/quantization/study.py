@@ -38,12 +38,18 @@ METHODS = ("hessian", "fisher")
 class Config:
     """Settings of the study.
 
-    `digits`: small labelled images for training; a fifth is held out. `width`: of the network. `epochs`,
-    `qat_epochs`: of training in float32 and with rounding. `low_bits`: of weights and activations there. `teacher`:
-    distil from the float32 network. `data`: images for EfficientNet-Lite0; the shipped photographs, or a folder or
-    zip of ImageNet's classes. `calibration`: how many of them its ranges come from; the others are judged.
-    `probes`: of Hutchinson's estimate. `draws`: random allocations. `repeats`: of timings. `jobs`: of what is asked of
-    the trained network at a time, through `engine`.
+    `device`: where the small network is trained, cpu or cuda; EfficientNet-Lite0 stays on the CPU. `digits`:
+    small labelled images by name or path, for training; a fifth is held out. `width`: channels of the first
+    block of the small network. `epochs`: of training the small network in float32. `qat_epochs`: of training
+    the small network with rounding. `low_bits`: of weights and activations in training with rounding, 2 to 8.
+
+    `data`: images for EfficientNet-Lite0; the shipped photographs, or a folder or zip of ImageNet's classes.
+    `images`: how many of `data` are used, spread evenly; 0 for all. `calibration`: how many images of `data`
+    the ranges come from; the others are judged. `fisher_images`: how many of the calibration images Fisher
+    sensitivities and corrected biases come from. `probes`: of the small network's Hessian, 2 or more; fewer
+    are drawn where they suffice. `draws`: random allocations to compare with, at least 1. `repeats`: timed
+    calls of each layer and part, at least 5. `counts`: torchvision's networks whose size and bit operations
+    are counted. `jobs`: pieces of work on the small network at a time, through `engine`.
     """
 
     seed: int = 0

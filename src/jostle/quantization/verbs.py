@@ -84,11 +84,19 @@ def quantize(
 ) -> Exported:
     """Turn a trained network into integers, prove the engine exact on every tensor, and write it as ONNX.
 
-    **Arguments:** `model`: convolutional, trained. `data`: images like those it will see; labels are not used.
-    `bits`: of the weights, or `mixed`: 4 or 8 a layer, by the integer program within `size_mb` (MiB of weights),
-    `bops_g` or `latency_ms`. `act_bits`: of activations. `method`: of the sensitivity. `images`: to calibrate on,
-    spread evenly; biases are corrected on them. `check`: how many more are compared, element by element. `cache`: a
-    JSON file that keeps the layers' times, for `latency_ms`.
+    **Arguments:** `model`: a trained convolutional network of [0, 1] images. `data`: images like those it
+    will see; labels are not used. `bits`: of the weights of every layer; `mixed` gives each 4 or 8, by the
+    integer program within `size_mb`, `bops_g` or `latency_ms`. `act_bits`: of activations, 2 to 8. `size_mb`:
+    limit of the weights' size, in MiB, for mixed bits; None sets none. `bops_g`: limit of an image's bit
+    operations, in 10^9, for mixed bits; None sets none. `latency_ms`: limit of an image's time in
+    onnxruntime, in ms, a sum over layers, for mixed bits; None sets none. `method`: with mixed bits, how the
+    sensitivity is found: from `fisher` information, taken for isotropic or not (`fisher_quadratic`), the
+    `hessian`, the outputs' divergence (`kl`), the growth of the `loss`, or the `error` of the weights.
+    `calibration`: how the ranges of activations are found: the extremes (`minmax`), their moving averages
+    (`ema`), percentiles (`percentile`), or the least rounding error (`mse`). `images`: to calibrate on,
+    spread evenly, at least 1; biases are corrected on them. `check`: how many more images are compared,
+    element by element. `seed`: with mixed bits, of the draws behind the sensitivity. `cache`: a JSON file
+    that keeps the layers' times, for `latency_ms`; None times them anew.
     """
     network, seen, held = _calibrated(
         model, data, images, check, QuantConfig(act_bits=act_bits, calibration=calibration)
@@ -128,8 +136,13 @@ def sensitivity(
 ) -> Sensitivity:
     """How much the loss suffers from rounding each layer of a network, with standard errors.
 
-    **Arguments:** `model`, `data`: yours. `method`: hessian is the paper's; fisher is positive and less noisy.
-    `bits`: candidate widths. `images`: how many, spread evenly. `probes`: at most, of hessian.
+    **Arguments:** `model`: a trained convolutional network of [0, 1] images. `data`: images like those it
+    will see; for `hessian` and `loss` labels count, where there are as many classes as outputs. `method`: how
+    the sensitivity is found: from `fisher` information, taken for isotropic or not (`fisher_quadratic`), the
+    `hessian`, the outputs' divergence (`kl`), the growth of the `loss`, or the `error` of the weights; the
+    paper's is `hessian`, and `fisher` is positive and less noisy. `bits`: candidate widths of the weights.
+    `images`: how many the sensitivity is measured on, spread evenly, at least 1. `probes`: of `hessian`, 2 or
+    more; fewer are drawn where they suffice. `seed`: of the probes and of the classes that `fisher` draws.
     """
     network, *_ = _calibrated(model, data, images, 0, QuantConfig())
     chosen = _spread(data, images)
@@ -157,7 +170,15 @@ def allocate(
 ) -> Plan:
     """Choose bits for every layer of a network within limits of size, bit operations and measured latency.
 
-    **Arguments:** as for `quantize`. Activations keep 8 bits.
+    **Arguments:** `model`: a trained convolutional network of [0, 1] images. `data`: images like those it
+    will see; labels are not used. `size_mb`: limit of the weights' size, in MiB; None sets none. `bops_g`:
+    limit of an image's bit operations, in 10^9; None sets none. `latency_ms`: limit of an image's time in
+    onnxruntime, in ms, a sum over layers; None sets none. `method`: how the sensitivity is found: from
+    `fisher` information, taken for isotropic or not (`fisher_quadratic`), the `hessian`, the outputs'
+    divergence (`kl`), the growth of the `loss`, or the `error` of the weights. `bits`: candidate widths of
+    the weights; activations keep 8, and the first and the last layer the most. `images`: how many the
+    sensitivity is measured on, spread evenly, at least 1. `seed`: of the draws behind the sensitivity.
+    `cache`: a JSON file that keeps the layers' times, for `latency_ms`; None times them anew.
     """
     network, *_ = _calibrated(model, data, images, 0, QuantConfig())
     x = data.subset(_spread(data, images)).tensors()[0]
@@ -175,8 +196,10 @@ def verify(
 ) -> Verification:
     """Compare an engine with the 64-bit reference, element by element, on every tensor.
 
-    **Arguments:** `integers`: the .npz file that `quantize` wrote. `data`: images to compare on. `onnx`: an exported
-    file, whose output is compared too. `device`: of engine torch. `images`: how many, spread evenly.
+    **Arguments:** `integers`: the .npz file that `quantize` wrote. `data`: images to compare on. `onnx`: an
+    exported file, whose output is compared too; None: the engine alone. `engine`: which engine runs the
+    integers; `tvm` needs Apache TVM. `device`: where the engine `torch` runs, such as cpu or cuda; the others
+    ignore it. `images`: how many are compared, spread evenly.
     """
     pixels = to_pixels(data.subset(_spread(data, images)).tensors()[0])
     require(
@@ -224,7 +247,9 @@ def bench(
 ) -> Bench:
     """Time a network in onnxruntime, in float32 and as 8-bit integers.
 
-    **Arguments:** `model`, `data`: yours. `batch`, `threads`, `repeats`: of the timing. `images`: to calibrate on.
+    **Arguments:** `model`: a trained convolutional network of [0, 1] images. `data`: images like those it
+    will see; labels are not used. `batch`: images a timed call. `threads`: of onnxruntime. `repeats`: timed
+    calls, whose median counts; at least 5. `images`: to calibrate on, spread evenly, at least 1.
     """
     network, *_ = _calibrated(model, data, images, 0, QuantConfig())
     integers = convert.to_integer(network)

@@ -43,12 +43,16 @@ def info_nce(
 class RRCM:
     """How to pre-train; the defaults are the paper's, but for `steps` and `batch`, which depend on the data.
 
-    **Arguments:** `steps`, `batch`, `lr`, `weight_decay`, `warmup`: of AdamW with a cosine. `tau`: of InfoNCE.
-    `clip`: gradient norm, after the warm-up. `contrast`, `consistency`: weights of the two losses; 0 leaves one out.
-    `same_noise`: one noise for both ends of a pair, which is what makes it a step along the forward process.
-    `on_projector`: measure the consistency behind the projector instead of on the features. `consistency_rate`: decay
-    of the target of the consistency; 0 takes the online weights. `schedule`: of the number of levels. `sharpness`:
-    of the target's rate. `hidden`, `out`: of the projector.
+    **Arguments:** `steps`: of AdamW, more than `warmup`; the rate falls as a cosine. `batch`: images a step,
+    at least 2 and at most all there are. `lr`: largest learning rate, above 0. `weight_decay`: of AdamW.
+    `warmup`: steps of rising rate. `tau`: temperature of InfoNCE, above 0. `clip`: longest gradient, after
+    the warm-up. `contrast`: weight of the contrastive loss; 0 leaves it out. `consistency`: weight of the
+    consistency along the noise; 0 leaves it out. `same_noise`: one noise for both ends of a pair, which is
+    what makes it a step along the forward process. `on_projector`: measure the consistency behind the
+    projector instead of on the features. `consistency_rate`: decay of the target of the consistency; 0 takes
+    the online weights. `schedule`: how the number of levels grows: as in the released code (`official`), or
+    in improved consistency training (`ict`). `sharpness`: how fast the target's decay rises from 0.99 to
+    0.9999. `hidden`: hidden width of the projector. `out`: width of the projector's output.
     """
 
     steps: int = 1000

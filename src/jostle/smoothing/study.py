@@ -40,14 +40,25 @@ from jostle.smoothing.views import views_for
 class Config:
     """Settings of the study.
 
-    `data`, `test`: as for `zoo.load_data`; without `test` the images to certify are held out of `data`. `size`: side in
-    pixels, 0 for the images' own. `labelled`: labelled training images, 0 for all; pre-training sees all images.
-    `methods`: `gaussian`, `stability`, `consistency`, `macer`, `smoothadv`, `smoothmix`, `denoised`, `rrcm`, and its
-    ablations `contrast` and `path`. `sigmas`, `lams`: noise levels and the consistency weight at each. `seeds`: paired
-    seeds, counted from `seed`. `network`, `width`, `depth`, `patch`: of the encoder. `pretrain_*`, `projector`,
-    `steps`, `batch`, `lr`, `decay`, `mirror`, `shift`: of the trainings. `certified`: images. `alpha`, `n0`, `n_max`:
-    of the certification. `fixed`: spend all draws on the last method too, to compare. `half`: bfloat16. `device`:
-    `auto`, `cpu` or `cuda`. `jobs`: trainings at a time, through `engine`.
+    `data`: images to train on, by name or path. `test`: images to certify, by name or path; None holds
+    them out of `data`. `size`: side in pixels, 0 for the images' own. `labelled`: labelled training
+    images, as many of each class, 0 for all; pre-training sees all images. `methods`: `gaussian`,
+    `stability`, `consistency`, `macer`, `smoothadv`, `smoothmix`, `denoised`, `rrcm`, and its ablations
+    `contrast` and `path`. `sigmas`: noise levels to train and certify at, above 0, in units of images in
+    [0, 1]. `lams`: weights of the consistency loss, one for each of `sigmas`, in `consistency` and after
+    pre-training. `seeds`: trainings of each method and level, with paired seeds, counted from `seed`.
+    `network`: the encoder: residual layers (`mlp`), convolutions (`conv`) or a transformer (`vit`).
+    `width`: of the encoder's features; a multiple of 8 for `conv`. `depth`: blocks of the encoder.
+    `patch`: side of the patches of `vit`, in pixels. `pretrain_steps`: steps of pre-training.
+    `pretrain_batch`: images a step of it, at most all. `pretrain_lr`: its largest learning rate.
+    `projector`: hidden width of its projector. `steps`: steps of training at a noise level. `batch`:
+    images a step of training. `lr`: largest learning rate of training. `decay`: factor on the rate of
+    training from each block to the one below, in (0, 1]; 1 for none. `mirror`: flip training images left
+    to right, one in two. `shift`: move training images by up to so many pixels, 0 for none. `certified`:
+    images to certify. `alpha`: chance at most of a false certificate, in (0, 1). `n0`: draws an image
+    that choose the class. `n_max`: draws an image that estimate, at most. `fixed`: also certify the last
+    method with all draws, at the middle noise level. `half`: train and certify in bfloat16. `device`:
+    `auto`, `cpu` or `cuda`. `jobs`: trainings at a time.
     """
 
     data: str = "digits"
@@ -84,6 +95,7 @@ class Config:
     engine: Engine = "loky"
 
 
+_OBJECTIVES = ("gaussian", "consistency", "macer", "smoothadv", "smoothmix")
 CIFAR: dict[str, Any] = {"data": "cifar10-jpeg.zip::train", "test": "cifar10-jpeg.zip::test"}
 PRESETS = {
     "quick": Config(jobs=2),
@@ -110,16 +122,7 @@ PRESETS = {
     ),
     "paper": Config(
         **CIFAR,
-        methods=(
-            "gaussian",
-            "consistency",
-            "macer",
-            "smoothadv",
-            "smoothmix",
-            "denoised",
-            "contrast",
-            "rrcm",
-        ),
+        methods=(*_OBJECTIVES, "denoised", "contrast", "rrcm"),
         lams=(10.0, 20.0, 20.0),
         network="vit",
         width=768,
@@ -344,9 +347,7 @@ def _report(
         table.save(run.folder / "artifacts" / f"{method}-sigma-{sigma:g}-seed-{seed}.parquet")
     seeds = "1 seed" if config.seeds == 1 else f"{config.seeds} seeds"
     note = f"{config.data}, {len(splits.images)} labelled images, {seeds}"
-    run.figure(
-        "curves", figures.curves(tables), f"Certified accuracy against radius, 95 % intervals. {note}."
-    )
+    run.figure("curves", figures.curves(tables), f"Certified accuracy by radius, 95 % intervals. {note}.")
     run.figure(
         "acr",
         figures.differences(tables),

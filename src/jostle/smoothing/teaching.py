@@ -1,7 +1,7 @@
 """What the command line offers to make a network that certifies: train one of yours, or pre-train and tune rRCM's."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -59,9 +59,12 @@ def train(
 ) -> Network:
     """Train or fine-tune a network of yours so that it certifies well at one noise level.
 
-    **Arguments:** `model`: on images in [0, 1], of as many classes as `data`. `data`: images with labels, all of one
-    size. `sigma`: of the noise. `objective`: with the paper's settings; from Python each can be set. `steps`, `batch`,
-    `lr`: AdamW with a cosine. `mirror`: flip images left to right. `device`, `seed`: as for `certify`.
+    **Arguments:** `model`: a classifier of images in [0, 1], with as many classes as `data`. `data`: images
+    with labels, all of one size. `sigma`: of the noise, above 0, in units of images in [0, 1]. `objective`:
+    with the paper's settings; from Python each can be set. `steps`: of AdamW, at least 1; the rate falls as a
+    cosine. `batch`: images a step, at least 1. `lr`: largest learning rate, above 0. `mirror`: flip images
+    left to right, one in two. `device`: where the model runs; `auto` takes a GPU if there is one. `seed`: of
+    the images' order and the noise.
     **Returns:** the weights, for `--out`.
     """
     where = device_of(device)
@@ -73,6 +76,9 @@ def train(
     return Network(losses[-1], steps, details, dict(model.state_dict()))
 
 
+PLAN = RRCM()
+
+
 def pretrain(
     data: Images,
     *,
@@ -80,15 +86,18 @@ def pretrain(
     width: int = 384,
     depth: int = 7,
     heads: int = 6,
-    plan: RRCM | None = None,
+    plan: RRCM = PLAN,
     device: Device = "auto",
     seed: int = 0,
     callback: Progress | None = None,
 ) -> Network:
     """Pre-train an rRCM encoder, a small vision transformer, on images without labels.
 
-    **Arguments:** `data`: images, all of one size; labels are not looked at. `patch`, `width`, `depth`, `heads`: of the
-    transformer. `plan`: see [`RRCM`][jostle.smoothing.RRCM]. `device`, `seed`: as for `certify`.
+    **Arguments:** `data`: images, all of one size; labels are not looked at. `patch`: side of a patch in
+    pixels, a divisor of the images' sides. `width`: of the transformer's tokens and features, even and a
+    multiple of `heads`. `depth`: blocks of the transformer. `heads`: of each block's attention. `plan`: how
+    to pre-train; its batch is at most all images. `device`: where the model runs; `auto` takes a GPU if there
+    is one. `seed`: of the weights and of all that is drawn.
     **Returns:** the encoder's weights, for `--out` and for `tune`.
     """
     where = device_of(device)
@@ -97,7 +106,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         encoder = TimedViT(shape, patch=patch, width=width, depth=depth, heads=heads).to(where)
-    settings = plan or RRCM(batch=min(256, len(images)))
+    settings = replace(plan, batch=min(plan.batch, len(images)))
     run = Pretraining(
         encoder,
         images.to(where),
@@ -146,9 +155,13 @@ def tune(
 
     To certify it, name a file with `def build(): return jostle.smoothing.load_classifier("tuned.safetensors")`.
 
-    **Arguments:** `encoder`: weights that `pretrain` wrote. `data`: images with labels, of the size it was trained on.
-    `sigma`: of the noise. `lam`, `eta`: of the consistency loss. `steps`, `batch`, `lr`, `decay`: AdamW, a cosine, and
-    rates that fall with depth. `device`, `seed`: as for `certify`.
+    **Arguments:** `encoder`: weights that `pretrain` wrote. `data`: images with labels, of the size it was
+    trained on. `sigma`: of the noise, above 0, in units of images in [0, 1]. `lam`: weight of the
+    disagreement under noise in the loss, at least 0. `eta`: weight of the mean answer's entropy in the loss,
+    at least 0. `steps`: of AdamW, at least 1; the rate falls as a cosine. `batch`: images a step, at least 1.
+    `lr`: largest learning rate, above 0. `decay`: factor on the rate from each block to the one below, in (0,
+    1]; 1 for none. `device`: where the model runs; `auto` takes a GPU if there is one. `seed`: of the new
+    weights, the images' order and the noise.
     **Returns:** the classifier's weights, for `--out`.
     """
     where = device_of(device)

@@ -47,12 +47,17 @@ def certify(
 ) -> Certificates:
     """Certify a network's smoothed answers on images, into a parquet file that a second call goes on with.
 
-    **Arguments:** `model`: on images in [0, 1], normalising inside. `data`: images; labels only for the record.
-    `sigma`: of the noise, in units of [0, 1]. `keep`: the file; if it holds some of these certificates, the rest is
-    done. `method`: how to certify. `radii`: the grid; none: 0, 0.25, 0.5 ... `dense`: steps of 0.05 sigma instead.
-    `alpha`, `n0`, `n_max`: as in Cohen's procedure. `limit`: images, spread evenly over the data and so over its
-    classes; 0 takes all. `noise`: gaussian, or discrete on 8-bit images. `batch`: rows a
-    forward pass; 0 chooses. `device`: where the model runs. `seed`: of the draws.
+    **Arguments:** `model`: a classifier of images in [0, 1], normalising inside. `data`: images; labels only
+    for the record. `sigma`: of the noise, above 0, in units of images in [0, 1]. `keep`: the parquet file; if
+    it holds some of these certificates, the rest is done. `method`: how draws are spent: tests on a grid
+    (`sequential`), all of them (`fixed`, Cohen's), bounds that hold at every moment (`anytime`, `betting`),
+    or, to compare, `union`, `stages`, `input-specific`. `radii`: the grid to certify; none for 0, 0.25, 0.5
+    and so on, as far as the draws reach (for `sigma` at most 0.1 in steps of half of it). `dense`: steps of
+    0.05 `sigma` instead of `radii`. `alpha`: chance at most of a false certificate, in (0, 1). `n0`: draws an
+    image that choose the class, at least 1. `n_max`: draws an image that estimate, at most. `limit`: how many
+    images, spread evenly over the data and so over its classes; 0 takes all. `noise`: gaussian, or discrete
+    on 8-bit images. `batch`: rows a forward pass; 0 chooses. `device`: where the model runs; `auto` takes a
+    GPU if there is one. `seed`: of the draws.
     **Returns:** the certificates.
     """
     where = device_of(device)
@@ -111,8 +116,11 @@ def predict(
 ) -> Predictions:
     """The smoothed classifier's answers, with abstentions, without radii (Cohen's PREDICT).
 
-    **Arguments:** `model`, `data`, `sigma`, `limit`, `device`, `seed`: as for `certify`. `n`: draws an image. `alpha`:
-    chance of a wrong answer.
+    **Arguments:** `model`: a classifier of images in [0, 1], normalising inside. `data`: images, with labels
+    for the accuracy. `sigma`: of the noise, above 0, in units of images in [0, 1]. `n`: draws an image, at
+    least 1. `alpha`: chance at most of a wrong answer, in (0, 1). `limit`: how many images, spread evenly
+    over the data and so over its classes; 0 takes all. `device`: where the model runs; `auto` takes a GPU if
+    there is one. `seed`: of the draws.
     """
     chosen = spread(len(data), limit)
     few = data.subset(chosen)
@@ -139,8 +147,13 @@ def plan(
     `p_A` of `probe` images is estimated from 300 draws each, the procedures are simulated with it, and the draws are
     turned into time by the speed of the probe. The estimates are rough near 1, where they make things look easier.
 
-    **Arguments:** `model`, `data`, `sigma`, `radii`, `alpha`, `n0`, `n_max`, `device`, `seed`: as for `certify`.
-    `images`: how many will be certified; 0: as many as `certify` would take. `probe`: how many are tried now.
+    **Arguments:** `model`: a classifier of images in [0, 1], normalising inside. `data`: images such as will
+    be certified. `sigma`: of the noise, above 0, in units of images in [0, 1]. `radii`: the grid to certify;
+    none for 0, 0.25, 0.5 and so on, as far as the draws reach (for `sigma` at most 0.1 in steps of half of
+    it). `alpha`: chance at most of a false certificate, in (0, 1). `n0`: draws an image that choose the
+    class, at least 1. `n_max`: draws an image that estimate, at most. `images`: how many will be certified;
+    0: as many as `certify` would take. `probe`: how many are tried now. `device`: where the model runs;
+    `auto` takes a GPU if there is one. `seed`: of the draws.
     **Returns:** by method: draws an image, minutes in all, and the share that would be certified at all.
     """
     images = images or len(spread(len(data), 500))
@@ -169,7 +182,7 @@ def compare(certificates: Mapping[str, Certificates]) -> dict[str, dict[str, Any
 
     The best over several sigmas at each radius compares classifiers; no single one of them has that curve.
 
-    **Arguments:** `certificates`: by name, each with labels.
+    **Arguments:** `certificates`: tables that `certify` wrote, each with labels; from Python by name.
     """
     rows: dict[str, dict[str, Any]] = {}
     grid = sorted({r for table in certificates.values() for r in table.settings["grid"]})

@@ -119,7 +119,7 @@ def pacs_case(
 
     note = (
         f"PACS at {size} px, {source} to the rest ({test_limit or 'all'} test images a target, drawn once), "
-        "EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; {_split(lists)}"
+        f"EfficientNet-Lite0 with ImageNet weights, stem and blocks 0-2 frozen; {_split(lists)}"
     )
     return Case((((source,), targets),), load, build, LiteTail.PLACES, protocol, note)
 

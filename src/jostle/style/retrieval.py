@@ -141,9 +141,11 @@ def retrieve(
 ) -> Retrieval:
     """Evaluate a model for person re-identification on two sets of images, across cameras.
 
-    **Arguments:** `query`, `gallery`: from folders whose subfolders hold the images; who and which camera
-    comes from file names ([`persons`][jostle.style.retrieval.persons]). `layer`: where the features come
-    from; the model's output by default.
+    **Arguments:** `model`: gives the features that are compared. `query`: images of persons to be found
+    again, in subfolders, with person and camera in the file names
+    ([`persons`][jostle.style.retrieval.persons]). `gallery`: images among which the persons are sought, in
+    subfolders, with person and camera in the file names. `layer`: where the features come from, a dotted
+    name; the model's output by default.
     **Returns:** [`Retrieval`][jostle.style.retrieval.Retrieval].
     """
     ids, cameras = persons(query)

@@ -23,17 +23,32 @@ from jostle.style.protocol import Protocol, trial
 
 @dataclass(frozen=True)
 class Config:
-    """Settings of the study; a 0 stands for what the data set's own plan says.
+    """Settings of the study; networks other than `small` are for PACS.
 
     `data`: `digits`, or `PACS` (`pacs-128.zip`, looked for here and under `JOSTLE_DATA`), or a folder or zip
     of `DOMAIN/CLASS/` with the domains of PACS. `network`: `small` (a CNN for digits, EfficientNet-Lite0 with
-    a cached trunk for PACS) or a model of the zoo, with `weights`. `source`: the training domain of PACS, or
-    `each` in turn with a network of the zoo. `lists`: a folder with the official split lists of PACS. `seeds`,
-    `epochs`, `batch`, `lr`, `size`: of the runs. `at`: where style layers go in a network of the zoo.
-    `leave_one_out`: train on three domains. `half`: the network in bfloat16. `device`: `auto` takes the GPU if there is
-    one. `jobs`, `engine`: trainings at a time, and who runs them; several share a GPU. `radii`, `attacked`,
-    `attack_steps`: of the worst-style curve. `retrieval`: methods compared in finding digits that were no classes of
-    the training again in the other set, for `digits` only.
+    a cached trunk for PACS), `efficientnet-lite0`, `torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`.
+    `weights`: of a network other than `small`: a file, or `DEFAULT` for torchvision's or timm's own; `None`:
+    random there, the real ones for `efficientnet-lite0`. `methods`: what is compared, of `style.METHODS`:
+    `erm` (nothing), `mixup`, `jitter`, `grayscale`, `mixstyle`, `padain`, `efdmix`, `dsu`, `advstyle` or an
+    ablation of it, as `advstyle-lambda0`. `source`: the training domain of PACS, or `each` in turn with a
+    network other than `small`; with `leave_one_out` the domain that is tested on. `lists`: a folder with the
+    official split lists of PACS; `None`: a tenth of each class of the sources is held out. `seeds`: how many
+    seeds each method is trained with, from `seed` on; 0: 5 for digits, 10 for PACS with the `small` network,
+    3 with another. `seed`: the first of the seeds. `epochs`: of each training; 0: 4 with the `small` network,
+    50 with another. `batch`: images a step, at least 2; 0: 64, but 32 for PACS with the `small` network.
+    `lr`: learning rate at the start of a cosine; 0: 0.05 for digits, 0.01 for PACS with the `small` network,
+    0.001 with another. `size`: side of the images in pixels; 0: 16 for digits, 64 for PACS with the `small`
+    network, 224 with another. `test_limit`: how many images of each target domain are tested on at most, at
+    least 1; for PACS with the `small` network only. `at`: where style layers go in a network other than
+    `small`: `auto`, or for ResNets `official` (six places) or `early` (without stages 3 and 4).
+    `leave_one_out`: train on three domains and test on the fourth, with a network other than `small`. `half`:
+    compute the network in bfloat16. `device`: `auto` (the GPU if there is one), `cpu` or `cuda`. `jobs`:
+    trainings at a time; several share a GPU. `radii`: rising budgets of the worst-style curve, in units of
+    the scatter of the training images' styles. `attacked`: how many held-out source images the worst-style
+    curve is measured on. `attack_steps`: of the worst-style ascent at each radius, at least 1. `retrieval`:
+    methods compared, beside the untrained network, at finding again in the other set digits that were no
+    classes of the training; for `digits` only.
     """
 
     data: str = "digits"

@@ -64,10 +64,13 @@ def train(
     """Fine-tune a network with style layers in it, under the official protocol.
 
     **Arguments:** `model`: of as many classes as `data`; trained in place. `data`: images with labels; a
-    tenth of each class is held out. `kind`: the style layer, or another method. `lam`, `recipe`: of AdvStyle;
-    `direction` is the re-identification variant. `at`: names of layers; none: chosen by the kind
-    of network. `epochs`, `batch`, `lr`: SGD with a cosine. `seed`: of order, mirroring and noise.
-    `keep_layers`: leave the style layers, and their scales in the weights, in the model.
+    tenth of each class is held out. `kind`: the style layer, another method, or `erm` (nothing). `lam`:
+    weight of AdvStyle's reversed gradient, at least 0 (0: no adversary). `recipe`: of AdvStyle: `official`,
+    `adv` (without the DSU branch), `direction` (the re-identification variant) or `intensity`. `at`: names of
+    layers that style layers go behind; none: chosen by the kind of network. `epochs`: of SGD, at least 1.
+    `batch`: images a step, at least 2. `lr`: learning rate at the start, which falls to zero as a cosine.
+    `seed`: of order, mirroring and noise. `mirror`: mirror images with odds of a half. `keep_layers`: leave
+    the style layers, and their scales in the weights, in the model.
     **Returns:** [`Trained`][jostle.style.verbs.Trained].
     """
     domain = as_domain(data)
@@ -144,12 +147,18 @@ def bench(
 ) -> Bench:
     """Compare methods on your own domains, over paired seeds.
 
-    **Arguments:** `data`: a folder or zip with `DOMAIN/CLASS/` inside. `domains`: their names. `network`,
-    `weights`: as for `zoo.load_model`; its last linear layer is made new. `methods`: of `METHODS`; the first
-    is the baseline. `source`: train on this one; `None`: leave each domain out in turn. `at`: names of layers;
-    none: chosen by the kind of network. `lists`: a folder of official split lists, see
-    [`official_parts`][jostle.style.domains.official_parts]. `device`: `auto` takes the GPU if there is one. Others
-    as for [`Protocol`][jostle.style.protocol.Protocol].
+    **Arguments:** `data`: a folder or zip with `DOMAIN/CLASS/` inside. `domains`: names of at least two of
+    its domains. `network`: `efficientnet-lite0`, `torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`; its
+    last linear layer is made new. `weights`: a file, or `DEFAULT` for torchvision's or timm's own; `None`:
+    random there. `methods`: of `style.METHODS`: `erm` (nothing), `mixup`, `jitter`, `grayscale`, `mixstyle`,
+    `padain`, `efdmix`, `dsu`, `advstyle` or an ablation of it, as `advstyle-lambda0`; the first is the
+    baseline. `source`: train on this domain; `None`: leave each domain out in turn. `at`: names of layers
+    that style layers go behind; none: chosen by the kind of network. `lists`: a folder of split lists as PACS
+    has them, see [`official_parts`][jostle.style.domains.official_parts]; `None`: a tenth of each class is
+    held out. `seeds`: how many seeds each method is trained with, at least 1. `epochs`: of SGD in each
+    training, at least 1. `batch`: images a step, at least 2. `lr`: learning rate at the start, which falls to
+    zero as a cosine. `size`: side in pixels of the squares that images are brought to. `device`: `auto` (the
+    GPU if there is one), `cpu` or `cuda`.
     **Returns:** [`Bench`][jostle.style.verbs.Bench].
     """
     unknown = sorted(set(methods) - METHODS.keys())
@@ -194,8 +203,19 @@ def ablate(
 ) -> Bench:
     """Compare AdvStyle with itself with one thing changed at a time, on your own domains, over paired seeds.
 
-    **Arguments:** `what`: see [`ablations`][jostle.style.methods.ablations]. Others as for
-    [`bench`][jostle.style.verbs.bench].
+    **Arguments:** `data`: a folder or zip with `DOMAIN/CLASS/` inside. `domains`: names of at least two of
+    its domains. `what`: what is changed: `places` (each alone, and all but the last), `lam` (0 and 1 instead
+    of 10), `start` (constant and half-normal scales), `ascent` (three ascent-only steps a batch), `recipe`
+    (no DSU branch, direction, intensity) or `branch` (one a sample). `network`: `efficientnet-lite0`,
+    `torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`; its last linear layer is made new. `weights`: a
+    file, or `DEFAULT` for torchvision's or timm's own; `None`: random there. `source`: train on this domain;
+    `None`: leave each domain out in turn. `at`: names of layers that style layers go behind; none: chosen by
+    the kind of network. `lists`: a folder of split lists as PACS has them, see
+    [`official_parts`][jostle.style.domains.official_parts]; `None`: a tenth of each class is held out.
+    `seeds`: how many seeds each variant is trained with, at least 1. `epochs`: of SGD in each training, at
+    least 1. `batch`: images a step, at least 2. `lr`: learning rate at the start, which falls to zero as a
+    cosine. `size`: side in pixels of the squares that images are brought to. `device`: `auto` (the GPU if
+    there is one), `cpu` or `cuda`.
     **Returns:** [`Bench`][jostle.style.verbs.Bench], differences against AdvStyle.
     """
     if "places" in what and not at:
@@ -280,9 +300,10 @@ def attack(
 ) -> StyleCurve:
     """How a network's accuracy falls as the channel statistics behind a layer are moved by the worst amount.
 
-    **Arguments:** `model`, `data`: yours. `layer`: a dotted name. `radii`: rising budgets, in standard
-    deviations of the data's own styles. `norm`: of the budget. `steps`: of the ascent. `images`: how many are
-    attacked, spread evenly.
+    **Arguments:** `model`: of class scores; left as it was. `data`: images with labels, at least two.
+    `layer`: dotted name of the layer behind which the channel statistics are moved. `radii`: rising budgets,
+    in standard deviations of the attacked images' own styles. `norm`: of the budget. `steps`: of the ascent
+    at each radius, at least 1. `images`: how many are attacked at most, spread evenly.
     **Returns:** [`StyleCurve`][jostle.style.attack.StyleCurve].
     """
     chosen = torch.linspace(0, len(data) - 1, min(images, len(data))).long()

@@ -20,14 +20,26 @@ PLANS: dict[str, Curriculum] = {"multi": MultiHead(), "single": SingleHead(), "s
 class Config:
     """Settings of the study.
 
-    `conditions`: among multi, single, sliding. `networks`: of each condition. `budget`, `seconds`: optimiser
-    steps for each network, and wall-clock seconds for each training (0: no limit). `patience`: steps between
-    tests. `measured`: the Ns at which tau_net is measured. `trials`, `samples`: of tau_net. `draws`,
-    `scored`: of every evaluation. `removed`: neurons of either end of tau that are ablated. `start_N`,
-    `targets`, `epochs`, `epoch`: of retraining, an epoch in steps; no targets, no retraining. Controls,
-    trained after the rest: `fixed_taus`, with frozen time constants; `direct_N`, without a curriculum (0:
-    none); `outside`, with the leak outside of phi; `gated`, torch's own cells. `jobs`: measurements of trained
-    networks at a time, through `engine`.
+    `task`: `parity` (the sum of the last N bits, modulo 2) or `dms` (whether the bit N-1 steps before the
+    last equals it). `conditions`: curricula to compare, among multi, single, sliding. `hidden`: neurons of
+    each network. `placement`: whether the leak is `inside` or `outside` of phi. `nonlinearity`: phi of the
+    leaky neurons; `sigmoid` needs the leak outside. `networks`: how many are trained in each condition.
+    `max_N`: a network that passed it is finished. `budget`: optimiser steps for each network. `seconds`:
+    wall-clock seconds for each training, 0 for no limit. `batch`: sequences a step (64 for gated cells).
+    `patience`: steps between tests (300 for gated cells). `test_batches`: batches a test, at most.
+
+    `measured`: the Ns at which tau_net is measured. `trials`: streams of bits that tau_net is measured over.
+    `samples`: steps that tau_net is measured over in each trial. `draws`: of perturbation and input in every
+    evaluation. `scored`: steps that are scored in each draw, four times as many for forgetting. `removed`:
+    neurons of either end of tau, and random ones, that are ablated one at a time.
+
+    `start_N`: the N whose networks are retrained. `targets`: later Ns to retrain for, each alone; none, no
+    retraining. `epochs`: of each retraining. `epoch`: steps of an epoch of retraining.
+
+    `fixed_taus`: frozen time constants of controls, in steps; none, no such controls. `direct_N`: N of a
+    control that learns it without a curriculum; 0 for none. `outside`: train controls with the leak outside
+    of phi. `gated`: torch's own cells to train as controls; none, no such controls. `jobs`: measurements of
+    trained networks at a time, through `engine`.
     """
 
     seed: int = 0

@@ -38,8 +38,10 @@ def measure(
     **Arguments:** `recording`: `.npy`, `.npz`, or `.csv` (a header line is skipped; columns are units).
     `name`: of the array in an `.npz` that holds several. `layout`: which axis is which; default by their
     number: time, time units, trials time units. `step`: duration of a sample, in the unit you want the
-    timescales in. `max_lag`, `fit_lags`: in samples. `detrend`, `missing`: as in
-    [`autocorrelation`][jostle.timescales.autocorrelation].
+    timescales in, above 0. `max_lag`: last lag of the autocorrelations, in samples; `fit_lags` where that is
+    more. `fit_lags`: last lag of the fits, in samples, at least 4. `detrend`: what is removed from each
+    trial, its mean or its linear trend. `missing`: whether NaN is refused (`error`) or left out pair by pair
+    (`pairwise`).
     **Returns:** a table with one row a unit.
     **Raises:** `JostleError` for a file that cannot be read as such.
 
@@ -74,12 +76,14 @@ def train(
 ) -> Snapshot:
     """Train one leaky network on a memory task under a curriculum.
 
-    **Arguments:** `task`. `curriculum`: every N so far, or the newest only, or a window of ten Ns that moves up
-    by five, or `max_N` from scratch. `hidden`: neurons. `max_N`: where to stop. `max_steps`: budget, the
-    steps of a resumed training included. `batch`, `patience`: sequences a step, and steps between tests.
-    `seed`. `checkpoint`: a `.pt` file to keep the training in, after each test and at the end. `resume`: such a
-    file to go on from, with the same settings (but for `max_steps`) and the same numbers as an unbroken
-    training. `callback`: told how far it is.
+    **Arguments:** `task`: `parity` (the sum of the last N bits, modulo 2) or `dms` (whether the bit N-1 steps
+    before the last equals it). `curriculum`: every N so far (`multi`), the newest alone (`single`), a window
+    of ten Ns that moves up by five (`sliding`), or `max_N` from scratch (`direct`). `hidden`: neurons.
+    `max_N`: where to stop, at least 2 (11 for `sliding`). `max_steps`: budget of optimiser steps, those of a
+    resumed training included. `batch`: sequences a step, at least 1. `patience`: steps between tests, at
+    least 1. `checkpoint`: a `.pt` file to keep the training in, after each test and at the end. `resume`: a
+    `.pt` file of a `checkpoint` to go on from, with the same settings (but for `max_steps`) and the same
+    numbers as an unbroken training. `callback`: told how far it is.
     **Returns:** the network as it is at the end, with the largest N that it passed.
     **Raises:** `JostleError` for a checkpoint that cannot be read, or is of other settings.
 
@@ -143,8 +147,10 @@ def _stages(plan: Curriculum, max_N: int) -> list[Ns]:
 def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: int = 0) -> dict[str, Any]:
     """Relative accuracy of a trained network under perturbations of growing size.
 
-    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `kind`: what is pushed.
-    `draws`: of perturbation and input.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `kind`: what is pushed:
+    recurrent weights in a random direction (`weights`), each by a random factor (`weights_mult`) or along
+    their singular vectors (`weights_subspace`); or time constants, upwards (`tau_abs`), either way
+    (`tau_signed`) or by steps instead of relatively (`tau_add`). `draws`: of perturbation and input.
     **Returns:** accuracy of the untouched network, and at each size the mean and SD over draws of the relative
     accuracy.
     **Raises:** `JostleError` for a network that answers at chance.
@@ -176,8 +182,8 @@ def sweep(snapshot: Snapshot, *, kind: Kind = "weights", draws: int = 10, seed: 
 def ablation(snapshot: Snapshot, *, count: int = 20, draws: int = 10, seed: int = 0) -> dict[str, float]:
     """Relative accuracy of a trained network without one of its fastest or slowest neurons.
 
-    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `count`: neurons of either end.
-    `draws`: of the input.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `count`: how many neurons of
+    either end are removed, one at a time, at least 1. `draws`: of the input.
     **Returns:** accuracy with all neurons, and relative accuracy without one of either kind.
 
     >>> knows = train(hidden=30, max_N=2, max_steps=1000, batch=32)
@@ -210,8 +216,9 @@ def drive(
 ) -> RecordingTimescales:
     """Fit the timescales of a trained network's neurons, driven by the random bits of its task.
 
-    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `steps`: kept a trial.
-    `trials`. `max_lag`: in steps.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `steps`: how many are kept of
+    each trial, more than `max_lag`. `trials`: streams of bits side by side. `max_lag`: last lag of the
+    autocorrelations, in steps, at least 30.
     **Returns:** a table with one row a neuron, in steps.
 
     >>> len(drive(Snapshot(LeakyRNN(6), "dms", 2, 0), steps=3000, trials=2).fit.tau)
@@ -241,8 +248,9 @@ def retrain(
 ) -> dict[str, Any]:
     """Teach a copy of a trained network one later N, and say how well it does.
 
-    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `target`: the N to learn.
-    `epochs` of `steps` steps each. `batch`: sequences a step. `callback`: told how far it is.
+    **Arguments:** `snapshot`: a file that `train` wrote, or `FILE.py:FUNCTION`. `target`: the N to learn, at
+    least 2. `epochs`: of training, at least 1. `steps`: optimiser steps an epoch. `batch`: sequences a step.
+    `callback`: told how far it is.
     **Returns:** mean accuracy on streams of fair bits, and its SD over streams.
 
     >>> found = retrain(Snapshot(LeakyRNN(6), "parity", 2, 0), target=3, epochs=1, steps=2, batch=4)

@@ -279,13 +279,15 @@ def craft(
     network's layers and `d` the base images of the prior (Mopuri, Ganeshan & Babu, arXiv 1801.08092, eq. 3;
     section 3 for the priors and the schedule).
 
-    **Arguments:** `model`: takes images in [0, 1], normalisation inside; left as it was. `budget`: default
-    `Linf(10/255)`. `prior`: `"none"`, `"range"`, `"smooth"`, `"data:FOLDER"`, or a prior object. `objective`:
-    loss and taps. `schedule`: `"fast"` (seconds), `"paper"`, `"released"`, `"port2020"`, or your own. `steps`:
-    at most so many, instead of the schedule's. `substitute`: images of *another* data set that select the best
-    iterate, and nothing else; without them the objective selects. `shape`: of an image, by default the model's
-    `input_shape`. `generator`: on the CPU; seed 0 by default. `callback`: `(done, total, figure)` after each
-    step.
+    **Arguments:** `model`: takes images in [0, 1], normalisation inside; left as it was. `budget`: how large,
+    in units of [0, 1]; default `Linf(10/255)`. `prior`: the base images: `"none"` (one colour), `"range"`
+    (noise with the mean and spread of images), `"smooth"` (coarse noise), `"data:FOLDER"` (images of yours),
+    or a prior object. `objective`: loss and taps. `schedule`: `"fast"` (150 steps, seconds), `"paper"` or
+    `"released"` (at most 40,000), `"port2020"` (at most 10,000), or your own. `steps`: at most so many, at
+    least 1, instead of the schedule's. `substitute`: images of another data set than the one that is judged
+    on, which select the best iterate, and nothing else; without them the objective selects. `shape`: of an
+    image, (channels, height, width); by default the model's `input_shape`. `generator`: on the CPU; seed 0 by
+    default. `callback`: `(done, total, figure)` after each step.
     **Returns:** [`UniversalPerturbation`][jostle.universal.UniversalPerturbation].
     **Raises:** `JostleError` for a radius, shape, prior or model that cannot work, in one sentence.
 

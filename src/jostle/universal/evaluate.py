@@ -86,10 +86,11 @@ def evaluate(
 
     `FR = mean_x [argmax f(x + delta) != argmax f(x)]` (Moosavi-Dezfooli et al. 2017).
 
-    **Arguments:** `model`: on [0, 1] images. `perturbations`: one, or several by name. `data`: zoo images, a
-    tensor `(n, C, H, W)`, or batches of images or of `(images, labels)`. `clamp`: cut `x + delta` to [0, 1].
-    `bits`: round it to so many bits a channel. `transform`: a defence, applied to clean and perturbed images
-    alike. `callback`: `(done, total or 0, figure)` after each batch.
+    **Arguments:** `model`: on [0, 1] images. `perturbations`: one as `craft` made it, or several by name.
+    `data`: what is judged on: zoo images, a tensor `(n, C, H, W)`, or batches of images or of `(images,
+    labels)`. `clamp`: cut `x + delta` to [0, 1]. `bits`: round `x + delta` to so many bits a channel, 1 to
+    16; `None`: not at all. `transform`: a defence, applied to clean and perturbed images alike. `callback`:
+    `(done, total or 0, figure)` after each batch.
     **Returns:** a [`Fooling`][jostle.universal.Fooling] a name (`"delta"` for a single one).
     **Raises:** `JostleError` for an empty set, a wrong shape or range, NaN.
     """
@@ -135,6 +136,9 @@ def transfer(
 ) -> dict[str, dict[str, Fooling]]:
     """The cross-model matrix: how each perturbation fools each model.
 
+    **Arguments:** `models`: on [0, 1] images of one size, by name. `perturbations`: as
+    `craft` made them, by name. `data`: what is judged on: zoo images, a tensor `(n, C, H, W)`, or batches.
+    `callback`: `(done, total or 0, figure)` after each batch of a model.
     **Returns:** by model, then by perturbation.
     """
     images = list(image_batches(data))

@@ -71,10 +71,12 @@ class Objective:
     truncated ratio, `sum over the first positive share of log ||relu(a)||^2/2 - weight * sum over the first
     negative share of log ||min(a, 0)||^2/2` on raw convolution outputs.
 
-    **Arguments:** `loss`: one of these. `taps`: which layers; `None` chooses the field's default (the
+    **Arguments:** `loss`: what of each layer is made large: the log norm (`gduap`), the norm (`sum`), the log
+    mean (`fff`) or the truncated ratio (`trm`). `taps`: which layers; `None` chooses the field's default (the
     non-linearity behind each convolution, `"conv"` for `trm`, `"block"` where a network has neither).
-    `reduction`: `per_sample` or `joint`. `positive`, `negative`: shares in (0, 1] for `trm`. `weight`: at least
-    0, for `trm`.
+    `reduction`: a norm `per_sample`, or one `joint` norm of the batch. `positive`: share of the layers, in
+    (0, 1], whose positive parts `trm` makes large. `negative`: share of the layers, in (0, 1], whose negative
+    parts `trm` makes small. `weight`: of the negative parts in `trm`, at least 0.
     """
 
     loss: Loss = "gduap"

@@ -31,13 +31,20 @@ from jostle.zoo import Images, load_data
 class Config:
     """Settings of the study.
 
-    `model`, `weights`: as for `zoo.load_model`. `data`: images that are judged on; never used in crafting.
-    `radius`: in units of [0, 1]. `schedule`, `steps`: of each crafting (`steps` 0: the schedule's). `seeds`: how
-    many craftings of each kind. `methods`: which kinds. `data_prior`: other images, for the kind `data`.
-    `looks_on`: images on which the figure of fooling against iteration is drawn. `defences`: judge behind each
-    defence too. `counts`: craft by SGD-UAP from so many images of the data prior each (claim C6). `scenes`: train
-    a segmenter on so many scenes and judge on it too; 0 leaves it out. `scenery`: their backgrounds. `jobs`:
-    craftings at a time, through `engine`.
+    `model`: `efficientnet-lite0`, `torchvision:NAME`, `timm:NAME` or `FILE.py:FUNCTION`. `weights`: a file,
+    or `DEFAULT` for those of torchvision or timm; `None`: random there, the real ones for
+    `efficientnet-lite0`. `data`: images that are judged on, never used in crafting: `digits`, `mnist5k`,
+    `photographs`, or a folder or zip of `CLASS/IMAGE` files. `radius`: largest change of a pixel, in units of
+    [0, 1]. `schedule`: of each crafting: `fast` (150 steps), `paper` or `released` (at most 40,000), or
+    `port2020` (at most 10,000). `steps`: at most so many a crafting; 0: the schedule's, and 300 for `ours`.
+    `seeds`: how many craftings of each kind, at least 1. `methods`: kinds of crafting: with the prior `none`,
+    `range` or `smooth`, by the recipe `ours`, or from images (`data`). `data_prior`: other images, for the
+    kind `data` (at most 500 of them) and for `counts`; `None`: the kind `data` is left out. `substitute`: at
+    least 1,000 images of another set, the first 1,000 of which select the best iterate; `None`: the objective
+    selects. `looks_on`: on how many images the figure of fooling against iteration is drawn. `defences`:
+    judge behind each defence too. `counts`: craft by SGD-UAP from so many images of `data_prior` each (claim
+    C6); empty: left out. `scenes`: train a segmenter on so many scenes and judge on it too; 0 leaves it out.
+    `scenery`: images that are the backgrounds of the scenes. `jobs`: craftings at a time.
     """
 
     model: str = "efficientnet-lite0"
@@ -94,6 +101,7 @@ PRESETS = {
 
 def run(config: Config, run: Run) -> dict[str, Any]:
     """Craft by every method and seed, judge all of them on the same images, draw the figures."""
+    require(config.seeds >= 1, f"seeds must be at least 1, but {config.seeds} came")
     model = network(config.model, config.weights)
     shape = getattr(model, "input_shape", None)
     require(shape is not None, f"model {config.model} does not say its input_shape")

@@ -28,8 +28,9 @@ def defend(
 ) -> dict[str, Fooling]:
     """Fooling rates behind each of the paper's defences, and without one (GD-UAP, claim C4).
 
-    **Arguments:** `model`: on [0, 1] images. `perturbation`: what is defended against. `data`: as for
-    [`evaluate`][jostle.universal.evaluate]. `callback`: `(done, total, figure)` after each defence.
+    **Arguments:** `model`: on [0, 1] images. `perturbation`: what is defended against, as `craft` made it.
+    `data`: what is judged on: zoo images, a tensor `(n, C, H, W)`, or batches of images or of `(images,
+    labels)`. `callback`: `(done, total, figure)` after each defence.
     **Returns:** a [`Fooling`][jostle.universal.Fooling] a defence; its `clean_top1` is what the defence leaves of
     the accuracy.
 
