@@ -44,6 +44,7 @@ def named(path: Path) -> str:
     return str(path.relative_to(SOURCE))
 
 
+@pytest.mark.study
 def test_the_walk_sees_the_house() -> None:
     assert "universal" in ROOMS and len(FILES) > 30
     seen = {name for path in FILES for name, _ in imports(path)}

@@ -25,6 +25,7 @@ def streamed(seed: int, K: int, d: int, weighting="class", squeeze: float = 1.0)
     return made
 
 
+@pytest.mark.study
 @settings(max_examples=25, deadline=None)
 @given(
     seed=st.integers(0, 1000),

@@ -75,6 +75,7 @@ def test_flattened_maps_are_another_measurement(net: nn.Module, data) -> None:
     assert pooled.nc1_trace != pytest.approx(flat.nc1_trace, rel=0.01)
 
 
+@pytest.mark.study
 def test_every_form_of_data_gives_the_same(net: nn.Module, data) -> None:
     wanted = measure(net, data).numbers()
     loader = DataLoader(TensorDataset(*data), batch_size=9, shuffle=True)

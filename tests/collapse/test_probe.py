@@ -130,6 +130,7 @@ def build():
 """
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("verb", "options", "keys"),
     [
@@ -148,6 +149,7 @@ def test_from_the_shell(tmp_path, capsys, verb: str, options: list[str], keys: s
     assert "figure" in capsys.readouterr().out
 
 
+@pytest.mark.study
 def test_real_digits_collapse_under_the_tie() -> None:
     found = sweep(load_data("digits"), beta=(30.0, 300.0))
     assert all(found.converged)

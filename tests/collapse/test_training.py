@@ -142,6 +142,7 @@ def test_pixels_are_brought_to_unit_deviation() -> None:
     torch.testing.assert_close(x.std((0, 2, 3), correction=0), torch.ones(3), atol=1e-5, rtol=0)
 
 
+@pytest.mark.study
 def test_real_digits_answer_as_predicted() -> None:
     digits = load_data("digits")
     x = torch.stack([digits[i][0] for i in range(600)]).flatten(1)

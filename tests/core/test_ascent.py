@@ -150,6 +150,7 @@ def test_checkpoints() -> None:
     assert checkpoints(50) == [0, 11, 21, 29, 35, 40, 44, 47, 50]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("kind", [Linf, L2])
 @pytest.mark.parametrize("steps", [10, 50, 100])
 def test_apgd_is_the_published_one(kind: type, steps: int) -> None:
@@ -278,6 +279,7 @@ def test_stop_ends_the_steps_and_the_restarts() -> None:
 # Interruptions ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("kind", [Linf, L2, L1])
 def test_a_resumed_ascent_gives_the_same_bits(name: str, kind: type, tmp_path) -> None:
@@ -312,6 +314,7 @@ def test_a_resumed_ascent_gives_the_same_bits(name: str, kind: type, tmp_path) -
 # Batches ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", RULES)
 @pytest.mark.parametrize("kind", [Linf, L2, L1])
 def test_a_batch_gives_the_numbers_of_batches_of_one(name: str, kind: type) -> None:

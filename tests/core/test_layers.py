@@ -15,6 +15,7 @@ def names(model: nn.Module, where: object) -> list[str]:
     return [tap.name for tap in find(model, where)]  # type: ignore[arg-type]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("build", "convs", "activations", "blocks"),
     [

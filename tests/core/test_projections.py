@@ -35,6 +35,7 @@ def size(w: Tensor, norm: str) -> Tensor:
     return {"Linf": w.abs().amax(1), "L2": w.norm(dim=1), "L1": w.abs().sum(1)}[norm]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("boxed", [False, True])
 @settings(max_examples=60, deadline=None)
@@ -181,6 +182,7 @@ def test_a_batch_gives_the_numbers_of_single_rows(norm: str, dtype: torch.dtype)
         torch.testing.assert_close(budget.project(u, x), alone, rtol=close, atol=close * 1e-2)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("boxed", [False, True])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), n=st.sampled_from(SIZES))

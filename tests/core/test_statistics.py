@@ -15,6 +15,7 @@ from jostle.core.statistics import t_interval
 NUMBERS = st.lists(st.floats(-100, 100), min_size=2, max_size=12)
 
 
+@pytest.mark.study
 @given(NUMBERS, st.sampled_from([0.5, 0.9, 0.95, 0.99]))
 def test_the_interval_is_scipys(values, level):
     found = t_interval(values, level)

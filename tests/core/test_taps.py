@@ -108,6 +108,7 @@ def test_inference_mode() -> None:
     torch.testing.assert_close(taps.values, others.values, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.study
 def test_the_output_is_that_of_the_bare_network() -> None:
     model = torchvision.models.resnet18(weights=None).eval()
     with torch.no_grad():
@@ -200,6 +201,7 @@ def test_segmentation_networks_that_return_dictionaries() -> None:
     assert set(out) == {"out"} and [value.ndim for value in taps.values] == [4, 4]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_no_hook_stays_behind(error: type[BaseException]) -> None:
     model = torchvision.models.resnet18(weights=None).eval()
@@ -248,6 +250,7 @@ def test_taps_may_be_entered_again() -> None:
         assert len(taps.values) == 1 and hooks(model) == 0
 
 
+@pytest.mark.study
 def test_a_reduction_keeps_only_what_it_returns() -> None:
     model = torchvision.models.resnet18(weights=None).eval()
     with (

@@ -98,6 +98,7 @@ def test_a_loss_that_is_not_finite_stops_with_its_step() -> None:
         fit.run([(torch.ones(2, 3), torch.ones(2, 1)), bad])
 
 
+@pytest.mark.study
 def test_with_fabric() -> None:
     fabric = pytest.importorskip("lightning.fabric")
     plain = trainer("sgd")

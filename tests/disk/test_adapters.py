@@ -21,6 +21,7 @@ from jostle.disk import (
 R, Z = np.array([4.0, 8.0, 12.0]), np.array([0.0, 0.3, -1.0])
 
 
+@pytest.mark.study
 def test_galpy_gives_our_milky_way():
     galpy = pytest.importorskip("galpy.potential")
     disk, halo = milky_way().parts
@@ -34,6 +35,7 @@ def test_galpy_gives_our_milky_way():
     assert np.allclose(other.lift(R, Z), milky_way().lift(R, Z), rtol=1e-8)
 
 
+@pytest.mark.study
 def test_gala_gives_our_milky_way():
     gala = pytest.importorskip("gala.potential")
     units = pytest.importorskip("gala.units")
@@ -45,6 +47,7 @@ def test_gala_gives_our_milky_way():
     assert np.allclose(VerticalActions(other)(0.4, 10.0), VerticalActions(milky_way())(0.4, 10.0), rtol=1e-5)
 
 
+@pytest.mark.study
 def test_a_galpy_galaxy_all_the_way_to_a_map():
     galpy = pytest.importorskip("galpy.potential")
     response = LinearResponse(PseudoIsothermal(galpy.MWPotential2014), Kick(dv=1.0))

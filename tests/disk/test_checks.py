@@ -7,6 +7,7 @@ from jostle.core.errors import JostleError
 from jostle.disk import Bar, GMCDiffusion, IsothermalSlab, Kick, LinearResponse, PseudoIsothermal
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("clouds", [None, GMCDiffusion()])
 def test_a_kick_passes(clouds):
     found = LinearResponse(IsothermalSlab(), Kick(dv=0.01), clouds, n_max=31, tol=0.0).check(3.0)
@@ -14,6 +15,7 @@ def test_a_kick_passes(clouds):
     assert 0.3 * found.strength < found.linearity < 1.2 * found.strength
 
 
+@pytest.mark.study
 def test_few_modes_show():
     few = LinearResponse(IsothermalSlab(), Kick(dv=0.01), n_max=1, tol=0.0).check(3.0)
     assert few.modes > 0.005
@@ -31,6 +33,7 @@ def test_waves_in_the_plane_are_compared_on_full_orbits():
     assert cool.modes < 0.5 * warm.modes and "epicyclic" in cool.numbers()["compared on"]
 
 
+@pytest.mark.study
 def test_refusals():
     with pytest.raises(JostleError, match="at least 10"):
         LinearResponse(IsothermalSlab(), Kick(dv=0.01)).check(3.0, n_points=3)

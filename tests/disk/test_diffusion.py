@@ -1,6 +1,7 @@
 """Clouds: the cubic law in closed form, by Langevin stars and by finite differences."""
 
 import numpy as np
+import pytest
 
 from jostle.disk import (
     GYR,
@@ -38,6 +39,7 @@ def test_cubic_law_against_langevin_and_finite_differences():
     assert abs(abs(a[600]) / law - 1) < 1e-3
 
 
+@pytest.mark.study
 def test_fokker_planck_on_the_slab_follows_the_cubic_law():
     disk, cloud = as_disk(SLAB), GMCDiffusion()
     va = disk.vertical(8.0)
@@ -50,6 +52,7 @@ def test_fokker_planck_on_the_slab_follows_the_cubic_law():
         assert abs(np.interp(action, J, left) / law - 1) < 0.03
 
 
+@pytest.mark.study
 def test_the_heated_disk_solves_the_diffusion_equation():
     """f = exp(-I / m(t)) / m(t) with m linear in t and D = 2 I m': what the coefficient was chosen for."""
     J = 0.01 * (np.arange(4000) + 0.5)  # cells whose first face, at J = 0, carries no flux
@@ -68,6 +71,7 @@ def test_damped_map_is_the_map_times_survival():
     assert abs(ratio - GMCDiffusion().survival_at(disk, 8.0, 1, 9.2, t)[0]) < 1e-12
 
 
+@pytest.mark.study
 def test_angle_diffusion_is_slow_and_damps_too():
     disk, cloud = as_disk(SLAB), GMCDiffusion()
     assert float(cloud.tau_w(disk, 8.0, 1, 9.2)) / GYR > 20

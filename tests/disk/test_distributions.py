@@ -7,6 +7,7 @@ from jostle.core.errors import JostleError
 from jostle.disk import IsothermalSlab, PseudoIsothermal
 
 
+@pytest.mark.study
 def test_disk_is_normalised():
     disk = PseudoIsothermal()
     J, weights = disk.vertical_weights(8.0)
@@ -27,6 +28,7 @@ def test_disk_is_normalised():
     )
 
 
+@pytest.mark.study
 def test_gradient_in_angular_momentum_is_the_slope_of_f0():
     disk, h = PseudoIsothermal(), 1e-3
     omega, kappa, _ = (float(f) for f in disk.potential.frequencies(8.0))
@@ -36,6 +38,7 @@ def test_gradient_in_angular_momentum_is_the_slope_of_f0():
     assert abs((up - down) / (2 * h) * 2 * omega / (kappa**2 * 8.0) / slope - 1) < 1e-4
 
 
+@pytest.mark.study
 def test_drift_is_the_slope_of_the_hamiltonian():
     """Omega_phi - Omega = d(kappa I_R + E_z(I_z; R_c))/dL by differences."""
     disk, I_R, h = PseudoIsothermal(), 15.0, 0.05

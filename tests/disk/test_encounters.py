@@ -32,6 +32,7 @@ def test_the_tide_of_far_satellites_is_weaker_than_their_pull(table):
     assert tide.best()["LMC"].bending < 0.5 * table.best()["LMC"].bending
 
 
+@pytest.mark.study
 def test_response_is_linear_in_the_mass(table):
     heavy = encounter_table(["Sgr"], masses={"Sgr": 3e9}).best()["Sgr"]
     assert abs(heavy.bending / table.best()["Sgr"].bending - 3) < 1e-9
@@ -47,6 +48,7 @@ def test_crossing_of_a_line():
     assert abs(when - 0.123) < 1e-9 and abs(where[0] - 16.23) < 1e-9 and speed[2] == 270
 
 
+@pytest.mark.study
 def test_refusals():
     with pytest.raises(JostleError, match="no satellite"):
         encounter_table(["Andromeda"])

@@ -67,12 +67,14 @@ def scatter(potential, count=100):
     return np.array(rows).std(axis=0) / np.mean(rows, axis=0)
 
 
+@pytest.mark.study
 def test_third_integral_is_exact_in_a_staeckel_galaxy():
     D = focal_length(kuzmin_kutuzov(), np.array([5.0, 8.0]), np.array([0.1, 1.0]))
     assert np.allclose(D, np.sqrt(3.5**2 - 0.6**2), rtol=1e-5)
     assert scatter(kuzmin_kutuzov(), 40).max() < 1e-4
 
 
+@pytest.mark.study
 def test_third_integral_of_warm_stars_of_the_milky_way():
     assert np.median(scatter(milky_way())) < 0.008
 
@@ -107,6 +109,7 @@ def test_linear_answer_is_the_limit_of_the_exact_one_in_a_staeckel_galaxy():
         assert found[1] < 0.01 and 8 < found[0] / found[1] < 12
 
 
+@pytest.mark.study
 def test_warm_stars_of_the_milky_way():
     disk = PseudoIsothermal()
     star, z, vz = warm(150, 225.0)

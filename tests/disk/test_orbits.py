@@ -20,6 +20,7 @@ from jostle.disk import (
 SLAB = IsothermalSlab()
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("t", [12.6, 50.3])
 def test_linearity_error_has_slope_one(t):
     stars = TestParticles.sample(SLAB, 4000, np.random.default_rng(0))

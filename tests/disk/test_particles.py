@@ -1,6 +1,7 @@
 """Forward particles and back-traced f are one another's inverse."""
 
 import numpy as np
+import pytest
 
 from jostle.disk import (
     Body,
@@ -17,6 +18,7 @@ from jostle.disk import (
 SLAB = IsothermalSlab()
 
 
+@pytest.mark.study
 def test_particles_follow_the_back_traced_density():
     """<g> over particles run forwards is <g f/f0> over particles in equilibrium."""
     rng = np.random.default_rng(0)
@@ -30,6 +32,7 @@ def test_particles_follow_the_back_traced_density():
         assert abs(forwards.mean() - backwards.mean()) < 4 * noise
 
 
+@pytest.mark.study
 def test_the_sample_is_in_equilibrium():
     stars = TestParticles.sample(SLAB, 40000, np.random.default_rng(1))
     assert abs(stars.vz.std() - 1) < 0.02 and abs(stars.vz.mean()) < 0.02
@@ -45,6 +48,7 @@ def test_a_kick_strikes_on_the_way_only():
     assert np.allclose(stars.run(Kick(dv=0.2), 0.5, 0.5 + 1e-9).vz, stars.vz, atol=1e-6)
 
 
+@pytest.mark.study
 def test_full_orbits_forwards_undo_the_back_trace():
     t = np.linspace(-1, 1, 50)
     sat = SatelliteOrbit(t, np.stack([15 + 0 * t, 5 + 100 * t, 270 * t], 1), Body(1e10, 1.6))

@@ -35,6 +35,7 @@ def test_flyby_against_the_orbit_integral():
     assert long < 5e-4 and long < 0.5 * short
 
 
+@pytest.mark.study
 def test_tide_in_closed_form_against_the_orbit_integral():
     assert flyby_error(400 / 3, indirect=True) < 2e-3
 

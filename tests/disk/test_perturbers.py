@@ -49,6 +49,7 @@ def test_slopes_of_shapes(shape):
     assert np.allclose(shape.slope(z), (shape.value(z + h) - shape.value(z - h)) / (2 * h), rtol=1e-6)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("saturate", [False, True])
 def test_growing_waves_against_the_orbit_integral(saturate):
     slab = IsothermalSlab()

@@ -7,6 +7,7 @@ from jostle.core.errors import JostleError
 from jostle.disk import EpicyclicActions, milky_way, staeckel_actions
 
 
+@pytest.mark.study
 def test_epicyclic_actions_return():
     ea = EpicyclicActions(milky_way(), 7.0, 9.5, radii=10)
     star = (
@@ -23,6 +24,7 @@ def test_epicyclic_actions_return():
         assert np.allclose(a, b, rtol=2e-4)
 
 
+@pytest.mark.study
 def test_tables_between_radii_agree_with_a_table_at_the_radius():
     from jostle.disk import VerticalActions
 
@@ -32,6 +34,7 @@ def test_tables_between_radii_agree_with_a_table_at_the_radius():
     assert np.allclose([J[0], Omega[0], w[0]], exact, rtol=1e-5)
 
 
+@pytest.mark.study
 def test_staeckel_and_separable_vertical_actions_agree_for_cool_stars():
     galpy = pytest.importorskip("galpy.potential")
     pot = galpy.MWPotential2014

@@ -9,6 +9,7 @@ from jostle.core.errors import JostleError
 from jostle.disk import Gaussian, Growing, Impulse, Saturating
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     "profile", [Gaussian(1.3), Gaussian(0.4, unit_area=False), Growing(0.5), Saturating(0.7)]
 )

@@ -33,6 +33,7 @@ def box(count=200, reach=2.5, seed=0):
     return np.random.default_rng(seed).uniform(-reach, reach, (2, count))
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("t", [12.6, 50.3])
 def test_uniform_kick_is_the_velocity_at_the_kick(t):
     z, v = box()
@@ -47,6 +48,7 @@ def test_uniform_kick_is_the_velocity_at_the_kick(t):
     assert np.abs(fifteen - exact[low]).max() < 5e-6 * np.abs(exact).max()
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("shape", [odd_shape(0.01), even_shape(0.01)])
 @pytest.mark.parametrize("omega0", [1.0, 5.0])
 @pytest.mark.parametrize("t", [0.3, 6.3])
@@ -58,6 +60,7 @@ def test_pulses_against_the_orbit_integral(shape, omega0, t):
     assert np.abs(modes - orbits).max() < 1e-6 * np.abs(orbits).max()
 
 
+@pytest.mark.study
 def test_slow_pulse_is_finite():
     z, v = box(50)
     assert np.isfinite(LinearResponse(SLAB, GaussianPulse(odd_shape(0.01), 0.3), n_max=14)(z, v, 3.0)).all()
@@ -88,6 +91,7 @@ def test_suppression_of_slow_pulses():
             assert abs(size / value - 1) < 0.05
 
 
+@pytest.mark.study
 def test_one_arm_for_odd_and_two_for_even():
     for shape, arms in ((odd_shape(0.01), 1), (even_shape(0.01), 2)):
         response = LinearResponse(SLAB, GaussianPulse(shape, 1.0))
@@ -108,6 +112,7 @@ def test_bessel_coefficient_against_fft():
         assert abs(jv(l, np.hypot(a, b)) * np.exp(1j * l * np.arctan2(b, a)) - brute[l]) < 1e-12
 
 
+@pytest.mark.study
 def test_coarse_grids_and_strong_kicks_are_refused():
     weak = LinearResponse(PseudoIsothermal(), Kick(dv=1.0))
     with pytest.raises(JostleError, match="too coarse"):
@@ -158,12 +163,14 @@ def arms_on_a_torus(n_max, l_max, J=3.0, X=1.5, t=0.07):
     return np.abs(f1 - total).max() / np.abs(total).max()
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("J", "X"), [(1.0, 0.5), (3.0, 1.5), (10.0, 1.0), (20.0, 1.5)])
 def test_spiral_arms_on_a_torus_against_quadrature(J, X):
     """After the pulse twelve modes a side suffice for 1e-9 on every torus, cool or warm, low or high."""
     assert arms_on_a_torus(12, 12, J, X, t=0.31) < 1e-9
 
 
+@pytest.mark.study
 def test_spiral_arms_in_the_middle_of_the_pulse():
     """While the pulse lasts high vertical modes answer at once, as 1 / omega: more of them are needed."""
     assert arms_on_a_torus(24, 16) < 1e-12
@@ -171,6 +178,7 @@ def test_spiral_arms_in_the_middle_of_the_pulse():
     assert arms_on_a_torus(6, 6) < 1e-3
 
 
+@pytest.mark.study
 def test_one_mode_by_its_numbers():
     disk = PseudoIsothermal()
     arms = SpiralArms(100.0, -1.2, 1.5, 25.0, alpha_odd=0.7, profile=Gaussian(20.0))
@@ -195,6 +203,7 @@ def test_a_window_averages_over_guiding_radii():
     assert np.abs(wide).max() < np.abs(late).max()  # different radii wind at different rates
 
 
+@pytest.mark.study
 def test_linear_in_mass_and_mirror_symmetric():
     z, v = box(20, 1.0)
     one, ten = (
@@ -210,6 +219,7 @@ def test_linear_in_mass_and_mirror_symmetric():
     assert np.allclose(breathe(z, v, 9.0), breathe(-z, -v, 9.0), atol=1e-12)
 
 
+@pytest.mark.study
 def test_shells_below_tol_are_left_out_and_cost_less_than_tol():
     pulse = GaussianPulse(odd_shape(0.01), 1.0)
     z, v = box(50, 1.0)
@@ -218,6 +228,7 @@ def test_shells_below_tol_are_left_out_and_cost_less_than_tol():
     assert np.abs(full(z, v, 9.0) - cut(z, v, 9.0)).max() < 1e-2 * np.abs(full(z, v, 9.0)).max()
 
 
+@pytest.mark.study
 def test_maps_are_as_fine_as_the_spiral_needs():
     response = LinearResponse(PseudoIsothermal(), Kick(dv=1.0))
     small, fine = response.map(0.1, points=None), response.map(1.5, points=None)

@@ -44,6 +44,7 @@ def test_errors_cover_the_truth():
     assert np.mean(np.abs(pulls) < 2) > 0.85
 
 
+@pytest.mark.study
 def test_a_disk_is_as_good_as_its_potential():
     z, vz = kicked(np.random.default_rng(2), 2000, 4.0, 0.3)
     one, two = (
@@ -53,6 +54,7 @@ def test_a_disk_is_as_good_as_its_potential():
     assert (one.time, one.power) == (two.time, two.power)
 
 
+@pytest.mark.study
 def test_two_arms_are_dated_too():
     rng = np.random.default_rng(3)
     z, vz = kicked(rng, 20000, 4.0, 0.35, even=True)
@@ -60,6 +62,7 @@ def test_two_arms_are_dated_too():
     assert found.arms == 2 and abs(found.time - 0.35) < 4 * found.time_error
 
 
+@pytest.mark.study
 def test_amplitude_is_the_rms_of_the_response():
     rng = np.random.default_rng(4)
     z, vz = kicked(rng, 40000, 2.0, 0.35)
@@ -68,6 +71,7 @@ def test_amplitude_is_the_rms_of_the_response():
     assert abs(found.amplitude / expected - 1) < 0.15 and np.isnan(found.time_error)
 
 
+@pytest.mark.study
 def test_integrated_orbits_give_the_same_date():
     rng = np.random.default_rng(5)
     stars = TestParticles.sample(SLAB, 8000, rng).run(Kick(dv=3.0), -0.01, 0.4)

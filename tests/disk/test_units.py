@@ -96,6 +96,7 @@ DOORS = {
 }  # fmt: skip
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("door", DOORS)
 def test_quantities_mean_the_same_as_plain_numbers(door):
     call, plain, quantities = DOORS[door]

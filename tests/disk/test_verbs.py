@@ -37,12 +37,14 @@ def sample(tmp_path_factory):
     return path
 
 
+@pytest.mark.study
 def test_date_recovers_the_time(sample):
     found = date(sample)
     assert found["arms"] == 1 and found["rows dropped"] == 1 and found["stars beyond the tables"] == 1
     assert abs(found["winding time (Myr)"] - 400) < 3 * found["error (Myr)"]
 
 
+@pytest.mark.study
 def test_date_from_the_command_line(sample, capsys):
     assert main(["disk", "date", str(sample)]) == 0
     assert "winding time" in capsys.readouterr().out
@@ -59,6 +61,7 @@ def test_every_perturber_makes_a_map(perturber):
     assert np.isfinite(m.values).all() and np.abs(m.values).max() > 1e-6
 
 
+@pytest.mark.study
 def test_spiral_is_kept(tmp_path, capsys):
     out = tmp_path / "map.npz"
     assert (
@@ -90,6 +93,7 @@ def test_check_and_fit_from_the_command_line(tmp_path, capsys):
     )
 
 
+@pytest.mark.study
 def test_refusals():
     with pytest.raises(JostleError, match="clouds act on modes"):
         spiral(clouds=True)
@@ -120,6 +124,7 @@ def test_sagittarius_map_against_the_exact_answer():
     assert np.sqrt(((linear - linear.mean() - spread) ** 2).mean() / (spread**2).mean()) < 0.05
 
 
+@pytest.mark.study
 def test_sagittarius_against_galpys_orbits():
     """Energies that stars gain from Sagittarius, with galpy's integrator, potentials and moving satellite."""
     galpy = pytest.importorskip("galpy.potential")

@@ -66,6 +66,7 @@ def test_parity_of_coefficients():
     assert max(np.abs(even[n]).max() for n in (1, 3, 5, 7)) < 1e-12
 
 
+@pytest.mark.study
 def test_galpy_potential_gives_the_same_tables():
     potential = pytest.importorskip("galpy.potential")
     parts = [

@@ -12,6 +12,7 @@ from jostle.disk import GYR, IsothermalSlab, Kick, LinearResponse, fit_kick, rea
 SLAB = IsothermalSlab(0.4, 23.0)
 
 
+@pytest.mark.study
 def test_a_kick_is_found_again():
     kick, t = Kick(dv=0.7, dz=0.01), 0.3
     heights = np.linspace(0.05, 1.0, 20)
@@ -47,6 +48,7 @@ def gaia() -> Path:
     return root / "disk_data"
 
 
+@pytest.mark.study
 def test_gaia_waves_give_the_known_fit(gaia):
     """Gaia DR2 waves of Bennett & Bovy (2019): one kick explains a part of them, not all."""
     folder = gaia
@@ -75,6 +77,7 @@ def test_ages_of_the_gaia_spirals_are_not_those_of_one_kick(gaia):
     assert outer > 1.5 * inner
 
 
+@pytest.mark.study
 def test_refusals(tmp_path):
     z = np.linspace(0.1, 1, 9)
     with pytest.raises(JostleError, match="errors of asymmetry"):

@@ -62,6 +62,7 @@ def test_a_word_that_means_nothing() -> None:
         )
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("buffers", ["error", "average", "local"])
 def test_without_statistics_the_word_changes_nothing(buffers) -> None:
     one, two = (fed.start(FedSpeed(), STEPS) for fed in (federation(buffers=buffers), federation()))

@@ -102,6 +102,7 @@ def test_running_statistics_are_refused_by_name_and_replaced() -> None:
         replace_batchnorm(model, groups=3)
 
 
+@pytest.mark.study
 def test_all_kinds_of_data_sets_are_one() -> None:
     held = clients((6, 6))
 

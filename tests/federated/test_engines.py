@@ -28,6 +28,7 @@ def final(fed: Federation, algorithm, rounds: int = 3, steps: Local = STEPS) -> 
     return course.server.x
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("algorithm", FAMILY, ids=NAMES)
 @pytest.mark.parametrize("sizes", [EQUAL, RAGGED], ids=["equal", "ragged"])
 def test_batched_is_sequential(algorithm, sizes) -> None:
@@ -38,6 +39,7 @@ def test_batched_is_sequential(algorithm, sizes) -> None:
     assert (found["batched"] - federation().flat.start).abs().max() > 1e-3
 
 
+@pytest.mark.study
 def test_an_algorithm_of_ones_own_climbs_by_inheritance() -> None:
     class Mine(Ascending, Algorithm):
         """FedSAM in a line."""
@@ -72,6 +74,7 @@ def test_a_recorded_graph_gives_the_same_bits() -> None:
     assert all(torch.equal(a, b) for a, b in zip(other, flat.batched(2 * v, x, y.flip(0)), strict=True))
 
 
+@pytest.mark.study
 def test_what_comes_often_is_recorded_on_the_way() -> None:
     fed = federation(fraction=1.0)
     course = fed.start(FedSpeed(), STEPS)
@@ -87,6 +90,7 @@ def test_chunks_change_nothing() -> None:
     assert (first - chunked).abs().max() < 1e-15
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("engine", ["sequential", "batched"])
 def test_the_order_of_clients_is_nobodys_business(engine) -> None:
     held = dict(enumerate(clients(RAGGED)))
@@ -111,6 +115,7 @@ class Chooser(nn.Module):
         return self.layer(x if x.sum() > 0 else 2 * x)
 
 
+@pytest.mark.study
 def test_auto_falls_back_and_says_why() -> None:
     with pytest.warns(UserWarning, match="one after another: the batched engine cannot run this model"):
         found = final(federation(model=Chooser(), engine="auto"), FedAvg())
@@ -119,6 +124,7 @@ def test_auto_falls_back_and_says_why() -> None:
         final(federation(model=Chooser()), FedAvg())
 
 
+@pytest.mark.study
 def test_auto_takes_one_of_the_two() -> None:
     fed = federation(engine="auto")
     course = fed.start(FedSpeed(), STEPS)
@@ -127,6 +133,7 @@ def test_auto_takes_one_of_the_two() -> None:
     assert (course.server.x - final(federation(), FedSpeed(), 1)).abs().max() < 1e-13
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("layer", [nn.Dropout(0.4), nn.AlphaDropout(0.4)], ids=["dropout", "alpha"])
 def test_dropout_is_the_same_in_both_engines(layer) -> None:
     def model() -> nn.Module:
@@ -156,6 +163,7 @@ class Functional(nn.Module):
         return self.net[2](nn.functional.dropout(self.net[:2](x), 0.4, self.training))
 
 
+@pytest.mark.study
 def test_dropout_as_a_function_is_found_and_seeded() -> None:
     found = []
     for engine in ("batched", "sequential", "sequential"):
@@ -171,6 +179,7 @@ def test_layers_that_drop_inside_are_refused() -> None:
         federation(model=model)
 
 
+@pytest.mark.study
 def test_whole_channels_are_dropped_alike() -> None:
     model = nn.Sequential(nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 3, dtype=torch.float64), nn.Dropout1d(0.5),
                           nn.Flatten(), nn.Linear(12, 3, dtype=torch.float64))  # fmt: skip
@@ -178,6 +187,7 @@ def test_whole_channels_are_dropped_alike() -> None:
     assert (one - two).abs().max() < 1e-13
 
 
+@pytest.mark.study
 def test_frozen_and_tied_parameters() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
@@ -202,6 +212,7 @@ def test_frozen_and_tied_parameters() -> None:
     assert built.head.weight.requires_grad and not built.training
 
 
+@pytest.mark.study
 def test_a_short_format_keeps_its_sums_in_float32() -> None:
     fed = federation(dtype=torch.bfloat16)
     assert final(fed, FedSpeed()).dtype == torch.float32
@@ -234,6 +245,7 @@ def test_a_lost_network_changes_nothing() -> None:
     assert row["loss"] is None and course.server.t == 1
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("algorithm", FAMILY, ids=NAMES)
 def test_a_checkpoint_goes_on_bit_by_bit(algorithm, tmp_path) -> None:
     def made() -> Federation:

@@ -28,6 +28,7 @@ def hessian(model: nn.Module, loss, x=X, y=Y) -> torch.Tensor:
     return torch.autograd.functional.hessian(value, start)
 
 
+@pytest.mark.study
 def test_it_is_the_largest_eigenvalue(monkeypatch) -> None:
     model, before = net(), nn.utils.parameters_to_vector(net().parameters())
     values, vectors = torch.linalg.eigh(hessian(model, ENTROPY))

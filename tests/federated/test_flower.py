@@ -82,6 +82,7 @@ def here(algorithm, rounds=4, **settings):
     return course.server.x
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("algorithm", FAMILY, ids=NAMES)
 def test_flower_gives_the_model_of_the_engine(algorithm, tmp_path) -> None:
     assert (run(strategy(algorithm), Nodes(algorithm)) - here(algorithm)).abs().max() < 1e-12
@@ -89,12 +90,14 @@ def test_flower_gives_the_model_of_the_engine(algorithm, tmp_path) -> None:
     assert (kept - here(algorithm)).abs().max() < 1e-12
 
 
+@pytest.mark.study
 def test_weights_by_samples() -> None:
     found = run(strategy(FedSpeed(), client_weights="samples"), Nodes(FedSpeed()))
     assert (found - here(FedSpeed(), client_weights="samples")).abs().max() < 1e-12
     assert (found - here(FedSpeed())).abs().max() > 1e-6
 
 
+@pytest.mark.study
 def test_a_restarted_node_goes_on_from_its_file(tmp_path) -> None:
     grid, made = Nodes(FedSpeed(), state_dir=tmp_path), strategy(FedSpeed(), fraction=1.0)
     run(made, grid, 2)
@@ -116,6 +119,7 @@ def test_a_node_that_lost_its_memory_makes_the_server_reset() -> None:
     assert made.history[-1]["accepted"] == 4 and made.server.generation == 1
 
 
+@pytest.mark.study
 def test_a_server_with_copies_gives_the_memory_back() -> None:
     grid, made = Nodes(Scaffold()), strategy(Scaffold(), fraction=1.0, keep_states=True)
     run(made, grid, 2)
@@ -126,6 +130,7 @@ def test_a_server_with_copies_gives_the_memory_back() -> None:
     assert made.server.generation == 0
 
 
+@pytest.mark.study
 def test_lost_and_broken_replies_leave_the_sums_alone() -> None:
     def spoil(node, reply):
         at = read(reply.content)[1]["round"] if reply.has_content() else 0

@@ -46,6 +46,7 @@ SPOILT = {
 }
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("kind", SPOILT)
 def test_spoilt_replies_leave_the_sums_alone(kind) -> None:
     spoil, sentence = SPOILT[kind]
@@ -71,6 +72,7 @@ def settled(memory: Memory, accepted: int) -> torch.Tensor:
     return held["h"]
 
 
+@pytest.mark.study
 def test_a_nan_is_an_error_that_names_client_round_and_step() -> None:
     held = clients((8, 8, 8))
     held[1][0][5] = NAN
@@ -84,6 +86,7 @@ def test_a_nan_is_an_error_that_names_client_round_and_step() -> None:
     assert row["accepted"] == 2 and "client 1" in row["refused"][0]
 
 
+@pytest.mark.study
 def test_a_client_that_lost_its_vectors_resets_the_federation_and_the_limit_is_right() -> None:
     course = PROBLEM.federation().start(FedDyn(prox_mu=2.0), local())
     for _ in range(20):
@@ -105,6 +108,7 @@ def test_without_a_reset_the_others_go_on() -> None:
     assert [row["accepted"] for row in rows] == [4, 4, 4] and course.server.generation == 0
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("algorithm", [FedDyn(prox_mu=1.0), Scaffold()], ids=lambda a: a.name)
 def test_a_server_with_copies_gives_back_what_was_lost(algorithm) -> None:
     whole = PROBLEM.federation().start(algorithm, local())
@@ -150,6 +154,7 @@ def test_memory_in_two_phases(tmp_path) -> None:
         Memory.load(tmp_path / "m.safetensors")
 
 
+@pytest.mark.study
 def test_empty_clients() -> None:
     held = clients((6, 0, 6))
     fed = Federation(net(), nn.functional.cross_entropy, held, fraction=1.0)
@@ -161,6 +166,7 @@ def test_empty_clients() -> None:
         ).advance()
 
 
+@pytest.mark.study
 def test_a_diverged_server_says_so() -> None:
     with pytest.raises(JostleError, match="not finite|NaN or infinity"):
         federation(engine="sequential").run(FedAvg(), rounds=60, lr=1e6, weight_decay=1.0, clip_mode=None)

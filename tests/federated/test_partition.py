@@ -81,6 +81,7 @@ def test_pathological_clients_have_their_classes() -> None:
     assert [len(Y[part].unique()) for part in parts] == [3] * 20
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -34,6 +34,7 @@ def h(course, i):
     return memory.recall(course.server.last(i), course.server.generation)["h"]
 
 
+@pytest.mark.study
 def test_without_ascent_fedspeed_is_feddyn() -> None:
     one = walk(FedSpeed(prox_mu=1.0, alpha=0.0), 4)
     two = walk(FedDyn(prox_mu=1.0), 4)
@@ -57,6 +58,7 @@ def test_first_round_of_feddyn_is_fedprox_plus_the_mean_move() -> None:
     assert (dyn.server.x - prox.server.x - move).abs().max() < 1e-14
 
 
+@pytest.mark.study
 def test_the_correction_is_a_moving_average_of_gradients() -> None:
     """`g_i^t = (1-gamma)*g_i^{t-1} + sum_k gamma_k q_k`, with the gradients of a plain replay."""
     lam, eta, K = 2.0, 0.1, 7
@@ -83,6 +85,7 @@ def test_the_correction_is_a_moving_average_of_gradients() -> None:
         g = new
 
 
+@pytest.mark.study
 def test_full_participation_is_heavy_ball_momentum() -> None:
     lam, eta, K = 10.0, 0.1, 50
     gamma = 1 - (1 - eta / lam) ** K
@@ -105,6 +108,7 @@ def test_full_participation_is_heavy_ball_momentum() -> None:
         assert (Y[t + 1] - momentum).abs().max() < 1e-12
 
 
+@pytest.mark.study
 def test_feddyn_reaches_the_minimiser_and_its_corrections_the_gradients() -> None:
     course, best = walk(FedDyn(prox_mu=2.0), 120, steps=local(7, 0.1)), PROBLEM.minimiser()
     assert (course.server.x - best).abs().max() < 1e-12
@@ -126,6 +130,7 @@ def test_the_minimiser_is_reached_with_absent_clients(algorithm) -> None:
     assert (course.server.x - PROBLEM.minimiser()).abs().max() < 1e-12
 
 
+@pytest.mark.study
 def test_the_printed_aggregation_does_not_converge_with_absent_clients() -> None:
     algorithm = FedSpeed(prox_mu=1.0, alpha=0.0, aggregation="active")
     with pytest.warns(UserWarning) as told:
@@ -161,6 +166,7 @@ def test_one_client_one_step() -> None:
     assert (course.server.x - (problem.start + 2 * step)).abs().max() < 1e-15
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("algorithm", [Scaffold(), FedGamma()], ids=lambda a: a.name)
 def test_scaffold_keeps_the_mean_of_its_variates(algorithm) -> None:
     course = walk(algorithm, 60, settings={"fraction": 0.4, "transport": losing(0.1, seed=3)})
@@ -213,6 +219,7 @@ def test_weights_of_the_correction_choose_the_objective() -> None:
     assert (course.server.x - best).abs().max() < 1e-11
 
 
+@pytest.mark.study
 def test_at_the_minimum_nothing_moves_and_nothing_is_nan() -> None:
     problem = Problem(clients=2)
     problem.clients = [problem.clients[0]] * 2

@@ -17,6 +17,7 @@ STATEFUL = [FedSpeed(), Scaffold(), FedSMOO()]
 RUN = dict(lr=0.2, local_epochs=2, batch_size=4)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("engine", ["sequential", "batched"])
 @pytest.mark.parametrize("algorithm", STATEFUL, ids=lambda a: a.name)
 def test_files_change_no_bit(algorithm, engine, tmp_path) -> None:
@@ -81,6 +82,7 @@ def test_a_checkpoint_holds_the_server_alone(tmp_path) -> None:
     assert set(tensors) == {"server.x", "server.vector.hbar"} and numbers["clients"] == {}
 
 
+@pytest.mark.study
 @pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
 def test_only_clients_at_work_are_mapped(tmp_path) -> None:
     def mapped() -> bool:

@@ -16,6 +16,7 @@ FEW = zoo.load_data("digits").subset(range(240))
 SMALL = dict(clients=6, rounds=2, batch_size=10)
 
 
+@pytest.mark.study
 def test_run_by_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
@@ -34,6 +35,7 @@ def test_run_by_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     assert "clients must lie in 1 to" in capsys.readouterr().err
 
 
+@pytest.mark.study
 def test_running_statistics_and_vectors_in_files_by_the_command_line(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.py").write_text(
@@ -55,6 +57,7 @@ def test_running_statistics_and_vectors_in_files_by_the_command_line(tmp_path, m
     assert "holds the vectors of another run" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.study
 def test_run_resumes(tmp_path) -> None:
     path = tmp_path / "c.safetensors"
     whole = run(FEW, **{**SMALL, "rounds": 4}, engine="batched")
@@ -63,6 +66,7 @@ def test_run_resumes(tmp_path) -> None:
     assert torch.equal(whole.course.server.x, again.course.server.x)
 
 
+@pytest.mark.study
 def test_compare_and_sweep() -> None:
     seen = []
     found = compare(

@@ -96,6 +96,7 @@ def test_half_precision_stays_near(tmp_path):
     assert half == pytest.approx(single, rel=0.1) and half != pytest.approx(single, rel=1e-4)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("wrong", "sentence"),
     [

@@ -253,6 +253,7 @@ def test_a_screenshot_is_light_or_dark_and_figures_stay_on_white(gallery, tmp_pa
         assert (pixels == 255).all(axis=2).mean() > 0.1
 
 
+@pytest.mark.study
 @pytest.mark.skipif(_BROWSER is None, reason="no Chromium is installed")
 def test_a_report_prints_on_few_sheets_and_its_folded_numbers_do_not(gallery, tmp_path):
     folder = _runs(gallery)["finished"]

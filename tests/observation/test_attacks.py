@@ -86,6 +86,7 @@ def every_attack(budget):
     yield Transfer(FGSM(budget), continuous(seed=9))
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
 def test_every_attack_stays_within_the_budget(norm, kind):

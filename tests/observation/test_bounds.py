@@ -12,6 +12,7 @@ from jostle.observation import Bifurcation, Budget, bounds, wrap_policy
 from jostle.observation.bounds import _relu_lines, _tanh_lines
 
 
+@pytest.mark.study
 @given(st.integers(0, 2**31 - 1))
 @settings(max_examples=40, deadline=None)
 def test_the_lines_enclose_the_activations(seed):
@@ -26,6 +27,7 @@ def test_the_lines_enclose_the_activations(seed):
             assert bool((s0 * x + c0 <= f(x) + 1e-9).all() and (s1 * x + c1 >= f(x) - 1e-9).all())
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("method", ["ibp", "crown"])
 @pytest.mark.parametrize("norm", ["linf", "l2", "l1"])
 @pytest.mark.parametrize("act", [nn.Tanh, nn.ReLU])
@@ -45,6 +47,7 @@ def test_no_attack_leaves_the_bounds(method, norm, act):
     assert bool((found.low <= policy.act(o)).all() and (policy.act(o) <= found.high).all())
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(
     ("norm", "method"), [("linf", "ibp"), ("linf", "crown"), ("l2", "crown"), ("l1", "crown")]
 )

@@ -45,6 +45,7 @@ def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
+@pytest.mark.study
 def test_a_clone_does_what_the_rule_does_and_the_seed_decides_it():
     made = clone(follow, Follow, TOY, seeds=range(20), epochs=80, generator=seeded())
     assert (made.policy.act(made.o) - made.o[:, :1]).abs().mean() < 0.1
@@ -56,6 +57,7 @@ def test_a_clone_does_what_the_rule_does_and_the_seed_decides_it():
     )
 
 
+@pytest.mark.study
 def test_discrete_actions_are_cloned_too():
     spaces = (TOY[0], Discrete(5))
 
@@ -71,6 +73,7 @@ def test_discrete_actions_are_cloned_too():
         clone(rule, lambda: DiscretizeAction(Follow(), 5), spaces, guard=(FGSM(), 1.0), generator=seeded())
 
 
+@pytest.mark.study
 def test_the_regulariser_makes_a_clone_that_moves_less():
     budget = Budget(0.3)
     moved = {}
@@ -87,6 +90,7 @@ def test_the_regulariser_makes_a_clone_that_moves_less():
     assert moved[20.0] < 0.6 * moved[0.0]
 
 
+@pytest.mark.study
 def test_a_proxy_learns_from_a_log_in_order():
     rng = np.random.default_rng(0)
     o = rng.uniform(-1, 1, (800, 4)).astype(np.float32)

@@ -101,6 +101,7 @@ def test_what_mmd_refuses():
     assert found.unbiased == pytest.approx(0, abs=1e-12) and found.p == 1.0
 
 
+@pytest.mark.study
 def test_corrections_and_autocorrelation_are_statsmodels():
     rng = np.random.default_rng(0)
     p = rng.uniform(size=12) ** 3
@@ -121,6 +122,7 @@ def test_z_scores_know_constant_features():
     assert np.isinf(zscores(clean, shown)[1])
 
 
+@pytest.mark.study
 def test_mmd_misses_what_a_tariff_shows(district, tmp_path):
     data = district.window(0, 24 * 60)
     env = BatteryBuilding(data)

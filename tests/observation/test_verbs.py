@@ -49,6 +49,7 @@ def run(*words):
     return main(["observation", *map(str, words)])
 
 
+@pytest.mark.study
 def test_attack_and_sweep(pendulum, tmp_path, capsys):
     out = tmp_path / "report.json"
     common = ("--agent", pendulum, "--env", SHORT, "--steps", 5, "--episodes", 2)
@@ -66,6 +67,7 @@ def test_attack_and_sweep(pendulum, tmp_path, capsys):
     assert "bifurcated 0.1" in capsys.readouterr().out
 
 
+@pytest.mark.study
 def test_certify_and_stealth(pendulum, tmp_path, capsys):
     assert run("certify", "--agent", pendulum, "--env", "Pendulum-v1", "--eps", 0.02) == 0
     assert "mean width" in capsys.readouterr().out
@@ -75,6 +77,7 @@ def test_certify_and_stealth(pendulum, tmp_path, capsys):
     assert len(json.loads(out.read_text())["by feature"]["p"]["ks"]) == 3
 
 
+@pytest.mark.study
 def test_a_building_by_name(house, district, tmp_path, monkeypatch):
     monkeypatch.setattr(verbs, "load_district", lambda name: district.window(0, 96))
     out = tmp_path / "r.json"

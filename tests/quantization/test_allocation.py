@@ -32,6 +32,7 @@ def tables(layers: int, bits: tuple[int, ...], seed: int, sem: float = 0.0) -> t
     return found, CostTable(names, bits, params, params, size, bops, latency=size * 3)
 
 
+@pytest.mark.study
 @settings(max_examples=25, deadline=None)
 @given(st.integers(2, 8), st.sampled_from([(4, 8), (2, 4, 8)]), st.floats(0.0, 1.0), st.integers(0, 10**6))
 def test_the_optimum_is_that_of_brute_force(
@@ -150,6 +151,7 @@ def test_the_papers_counts_for_resnet18() -> None:
     assert tied == set(table.ties)
 
 
+@pytest.mark.study
 def test_layers_that_read_one_activation_are_tied() -> None:
     network = quantize(seeded(Branches), pictures(2, 3, 16, 16))
     assert sharing(network) == ()

@@ -130,6 +130,7 @@ def integer(acc: torch.Tensor, b: int, c: int, zero: int) -> torch.Tensor:
     return (dyadic(acc, torch.tensor(b), c) + zero).clamp(0, 255)
 
 
+@pytest.mark.study
 def test_float_engines_are_exact_with_snapped_multipliers() -> None:
     draw = torch.Generator().manual_seed(1)
     every = torch.arange(-(2**20), 2**20 + 1)

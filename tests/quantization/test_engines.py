@@ -39,6 +39,7 @@ def made(
     return to_integer(quantize(model, images, config)), to_pixels(pictures(2, *shape, seed=1))
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("engine", NAMES)
 @pytest.mark.parametrize(
     "config",

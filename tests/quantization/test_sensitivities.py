@@ -52,6 +52,7 @@ class Smooth(nn.Module):
         return self.two(self.one(x.flatten(1)).relu())
 
 
+@pytest.mark.study
 def test_probes_find_the_trace_within_their_error_and_of_the_predicted_spread() -> None:
     images = pictures(8, 1, 3, 3)
     folded = Folded(quantize(seeded(Smooth), images)).double()
@@ -82,6 +83,7 @@ def test_probes_find_the_trace_within_their_error_and_of_the_predicted_spread() 
     assert values.sum(1).var(ddof=1) == pytest.approx(predicted, rel=0.25)
 
 
+@pytest.mark.study
 def test_probes_are_exact_on_a_hessian_of_rank_one() -> None:
     from jostle.quantization.network import QuantConfig, Quantised
     from jostle.quantization.program import Layer, Program, Step
@@ -162,6 +164,7 @@ def test_the_formula_of_the_paper_trace_over_n_times_the_sum_of_squares() -> Non
         assert found.omega[i, 0] == pytest.approx(wanted)
 
 
+@pytest.mark.study
 def test_more_probes_make_the_error_smaller_and_stop_when_it_is_small() -> None:
     quantised = network(Smooth, (1, 3, 3))
     images = pictures(8, 1, 3, 3)
@@ -172,6 +175,7 @@ def test_more_probes_make_the_error_smaller_and_stop_when_it_is_small() -> None:
     assert early.samples == 4
 
 
+@pytest.mark.study
 def test_bad_requests() -> None:
     from helpers import plain
 

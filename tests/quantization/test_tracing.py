@@ -54,6 +54,7 @@ def test_layers_keep_their_names_and_doubles_are_told_apart() -> None:
     assert program["same"].padding == (2, 2, 2, 2)
 
 
+@pytest.mark.study
 def test_a_whole_normalisation_is_exact_and_another_goes_into_the_first_layer() -> None:
     net = seeded(Tiny)
     entry = trace(normalised(net, 127 / 255, 128 / 255), torch.zeros(1, 1, 28, 28)).steps[0]
@@ -139,6 +140,7 @@ class Function(nn.Module):
         return self.function(self.conv(x))  # type: ignore[operator]
 
 
+@pytest.mark.study
 def test_what_has_no_integer_form_is_named() -> None:
     fails(torch.sigmoid, r"'sigmoid' \(aten.sigmoid.default\) has no integer form; supported are Conv2d")
     fails(nn.Sequential(nn.Conv2d(1, 2, 3), nn.SiLU()), r"'silu' .* in '1'\) has no integer form")

@@ -49,6 +49,7 @@ def accuracy(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> fl
         return float((model(images).argmax(1) == labels).double().mean())
 
 
+@pytest.mark.study
 def test_training_wins_back_what_three_bits_lost(digits) -> None:
     model, x, y, held, truth = digits
     network = quantize(model, x, QuantConfig(weight_bits=3, act_bits=3))
@@ -67,6 +68,7 @@ def test_training_wins_back_what_three_bits_lost(digits) -> None:
     assert not network.training and network.folded and network.frozen
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("fold_after", [0.0, 0.5])
 def test_folding_early_or_late(digits, fold_after: float) -> None:
     model, x, y, held, truth = digits

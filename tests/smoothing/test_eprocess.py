@@ -35,6 +35,7 @@ def test_far_below_it_says_minus_infinity_without_a_warning():
     assert float(log_e(100, 100_000, 0.5)) == -np.inf
 
 
+@pytest.mark.study
 def test_crossing_is_as_rare_as_promised():
     p0, alpha, runs, n = 0.7, 0.05, 2000, 300
     draws = np.random.default_rng(0).random((runs, n)) < p0

@@ -12,6 +12,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", ["sequential", "fixed", "anytime", "union", "stages", "input-specific"])
 def test_false_certificates_are_as_rare_as_alpha(name):
     # p_A lies at the threshold of r = 0.5: to certify it is false there and at every radius above.
@@ -24,6 +25,7 @@ def test_false_certificates_are_as_rare_as_alpha(name):
     assert false.any() or name == "union", "a level that is never spent says that the simulation has no teeth"
 
 
+@pytest.mark.study
 def test_the_whole_grid_holds_at_one_level():
     sigma, alpha, runs = 1.0, 0.05, 3000
     grid = tuple(0.1 * i for i in range(20))
@@ -78,6 +80,7 @@ def test_the_usual_grid_is_within_reach_of_the_sequential_test(n_max, sigma):
     assert Sequential(sigma, n_max=n_max).grid[0] == 0.0
 
 
+@pytest.mark.study
 def test_a_dense_grid_comes_near_to_a_continuous_radius():
     plan = Sequential(0.5, n_max=10_000, radii=dense_radii(0.5, 10_000))
     found = simulate(plan, [0.97] * 20, rng())

@@ -117,6 +117,7 @@ def run(**changes):
         return Pretraining(encoder(), images(), AffineViews(), plan, torch.Generator().manual_seed(0))
 
 
+@pytest.mark.study
 def test_pretraining_learns_and_neighbouring_levels_come_together():
     work = run(steps=80)
     z = torch.tensor([0.5, 1.0, 2.0])
@@ -130,6 +131,7 @@ def test_pretraining_learns_and_neighbouring_levels_come_together():
     assert start.shape == end.shape == (3,) and float(losses[-1, 2]) < 0.99
 
 
+@pytest.mark.study
 def test_a_pretraining_that_was_cut_off_goes_on_with_the_same_numbers():
     whole, cut = run(), run()
     whole.run()

@@ -179,6 +179,7 @@ def test_certificates_do_not_depend_on_order_or_company(net, images):
         assert torch.equal(getattr(few, column), getattr(whole, column)[10:12])
 
 
+@pytest.mark.study
 def test_batches_are_full_although_inputs_stop_early():
     model, x = binary(0.4)
     model.batches.clear()

@@ -117,6 +117,7 @@ def test_the_attack_lowers_the_smoothed_answer_within_its_ball():
     assert float(attack(net, x, y, noises, 0.0, 4).abs().max()) == 0.0
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_every_objective_trains_a_network_that_certifies(name):
     x, y = data()
@@ -128,6 +129,7 @@ def test_every_objective_trains_a_network_that_certifies(name):
     assert found.average_radius() > 0.2 and found.accuracy() > 0.9
 
 
+@pytest.mark.study
 def test_consistency_makes_answers_agree_under_noise():
     x, y = data()
     apart = {}
@@ -140,6 +142,7 @@ def test_consistency_makes_answers_agree_under_noise():
     assert apart["consistency"] < 0.7 * apart["gaussian"]
 
 
+@pytest.mark.study
 def test_no_attack_within_a_certificate_changes_the_smoothed_answer():
     x, y = data(100)
     net = model()
@@ -161,6 +164,7 @@ def test_no_attack_within_a_certificate_changes_the_smoothed_answer():
         assert not bool((certified & (again >= 0) & (again != found.prediction)).any())
 
 
+@pytest.mark.study
 def test_fine_tuning_keeps_the_encoder_it_was_given():
     x, y = data()
     with torch.random.fork_rng(devices=[]):

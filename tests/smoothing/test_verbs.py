@@ -99,6 +99,7 @@ def test_a_model_of_nan_is_named(own, capsys):
     assert "NaN" in capsys.readouterr().err
 
 
+@pytest.mark.study
 def test_plan_predict_and_compare(own):
     model, data = load_model("net.py:build"), load_data("images", size=8)
     found = predict(model, data, sigma=0.25, n=200, device="cpu")
@@ -124,6 +125,7 @@ def test_plan_predict_and_compare(own):
     assert rows["best"]["at 0"] in tables and rows["sigma 0.25"]["at 0"] >= rows["sigma 0.25"]["at 0.25"]
 
 
+@pytest.mark.study
 def test_verify_finds_no_more_false_certificates_than_it_may():
     found = verify(count=60)
     assert found["certificates"] == 60 and found["false"] <= 1
@@ -145,6 +147,7 @@ def test_train_on_own_images(own):
     )
 
 
+@pytest.mark.study
 def test_pretrain_tune_and_certify_through_files(own):
     data = load_data("images", size=8)
     settings = RRCM(steps=4, warmup=1, hidden=16, out=8)  # fewer images than its batch: all of them

@@ -81,6 +81,7 @@ def literal(x, s_mu, s_sigma, noise):
     return (sigma + e_sigma * s_sigma) * ((x - mu) / sigma) + mu + e_mu * s_mu
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("recipe", ["official", "direction", "intensity"])
 def test_gradcheck_with_learnt_scales_and_no_reversal(recipe):
     made = layer(lam=1.0, probs=ONLY_ADV, recipe=recipe)
@@ -277,6 +278,7 @@ def test_the_re_identification_recipes_by_their_formula(recipe):
     torch.testing.assert_close(made(x), wanted, rtol=1e-10, atol=1e-10)
 
 
+@pytest.mark.study
 def test_branch_odds():
     made, x = layer(1), torch.zeros(2, 1, 1, 2, dtype=torch.float64)
     for _ in range(30_000):
@@ -317,6 +319,7 @@ def test_a_step_climbs_in_the_scales_and_descends_in_the_weights():
         assert loss(layer(probs=ONLY_ADV, seed=11)) < first
 
 
+@pytest.mark.study
 def test_the_expected_step_is_scale_times_curvature():
     h, made = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64), layer(lam=2.0, probs=ONLY_ADV, seed=1)
     x = draw(8, 3, 4, 4)

@@ -56,6 +56,7 @@ def test_a_linear_head_on_the_means_has_a_known_worst_style():
     assert float(gap.max()) <= best * (1 + 1e-4) and float(gap[found.robust].min()) > 0.98 * best
 
 
+@pytest.mark.study
 def test_the_curve_falls_from_the_clean_accuracy():
     net, x, y, reference = setting()
     curve = style_curve(net, x, y, reference, (0.0, 1.0, 4.0, 16.0), steps=10, batch=8)

@@ -38,6 +38,7 @@ def test_trunk_and_tail_are_the_whole_network():
         torch.testing.assert_close(tail(trunk(x)), whole(x), rtol=0, atol=1e-4)
 
 
+@pytest.mark.study
 def test_the_plans_of_pacs():
     def plans(**how):
         how = {"source": "each", "leave_one_out": False} | how

@@ -44,6 +44,7 @@ def build():
 
 
 # Colours and ResNets have tests of their own.
+@pytest.mark.study
 @pytest.mark.parametrize("method", sorted(METHODS.keys() - {"jitter", "grayscale", "advstyle-early"}))
 def test_every_method_runs_and_repeats_itself(method):
     first, model = trial(build, DOMAINS, ["a"], ["b", "c"], method, 3, SHORT, PLACES)
@@ -133,6 +134,7 @@ def test_selection_on_the_sources():
     assert record.validation >= last.validation
 
 
+@pytest.mark.study
 def test_leave_one_out_and_single_source():
     rows = dg_benchmark(build, DOMAINS, ("erm", "dsu"), SHORT, seeds=(0,), at=PLACES)
     assert [row.sources for row in rows if row.method == "erm"] == [("b", "c"), ("a", "c"), ("a", "b")]

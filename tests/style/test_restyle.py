@@ -57,6 +57,7 @@ def test_the_identity_of_the_fused_form_holds_to_1e_12():
     torch.testing.assert_close(y, direct, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.study
 def test_gradients_flow_through_the_batch_uncertainty():
     noise = draw(2, 5, 3, seed=4)
 

@@ -20,6 +20,7 @@ class Net(nn.Sequential):
         super().__init__(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(216, 10))
 
 
+@pytest.mark.study
 def test_train_attack_and_report(tmp_path):
     digits = load_data("digits").subset(range(600))
     net = Net()
@@ -92,6 +93,7 @@ def two_domains(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.study
 def test_bench_pairs_methods_on_your_own_domains(two_domains, tmp_path):
     found = bench(methods=("erm", "jitter", "direction"), **two_domains)
     assert list(found.methods) == ["erm", "jitter", "direction"]
@@ -102,6 +104,7 @@ def test_bench_pairs_methods_on_your_own_domains(two_domains, tmp_path):
         bench(methods=("erm", "magic"), **two_domains)
 
 
+@pytest.mark.study
 def test_ablate_changes_one_thing_at_a_time(two_domains):
     found = ablate(what=("lam", "ascent"), source="art", **two_domains)
     assert list(found.methods) == ["advstyle", "advstyle-lambda0", "advstyle-lambda1", "inner-ascent"]

@@ -39,6 +39,7 @@ def ar1(tau, samples, seed=0):
     return lfilter([1.0], [1.0, -np.exp(-1 / tau)], noise)
 
 
+@pytest.mark.study
 def test_uncoupled_units_decay_as_the_closed_form_says():
     taus = (2.0, 5.0, 10.0)
     found = network_timescales(
@@ -51,6 +52,7 @@ def test_uncoupled_units_decay_as_the_closed_form_says():
     assert summary["mean"] == pytest.approx(tau_as_decay(taus).mean(), rel=0.02)
 
 
+@pytest.mark.study
 def test_linear_network_has_the_covariance_of_its_lyapunov_equation():
     net = LeakyRNN(6, tau=(1.5, 6.0), nonlinearity="identity", generator=torch.Generator().manual_seed(3))
     matrix = net.fold().matrix[0].detach().double().numpy()
@@ -67,6 +69,7 @@ def test_linear_network_has_the_covariance_of_its_lyapunov_equation():
     assert (np.abs(np.mean(parts, 0) - exact.T) < 5 * spread + 1e-9).all()
 
 
+@pytest.mark.study
 def test_blocks_give_the_autocorrelation_of_the_whole(monkeypatch):
     from jostle.timescales import measuring
 
@@ -170,6 +173,7 @@ def share_never_beaten(y, starts, seed=1):
     return won / (2 * len(y))
 
 
+@pytest.mark.study
 def test_no_local_fit_from_many_starts_is_better():
     assert share_never_beaten(curves(24, 0), starts=3) == 1.0
 

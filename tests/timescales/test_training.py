@@ -58,6 +58,7 @@ def test_stages_follow_their_curricula():
         Sliding(3, 4)
 
 
+@pytest.mark.study
 def test_a_network_that_passes_advances_and_leaves_checkpoints():
     run = train_curriculum(
         replicas(make(3), 2), Easy(), [MultiHead(), SingleHead()], batch=64, steps=50, test_batches=3,
@@ -89,6 +90,7 @@ def test_heads_run_out_at_the_ceiling():
     assert run.solved() == 3
 
 
+@pytest.mark.study
 def test_the_gate_is_strict():
     run = train_curriculum(
         replicas(make(), 1), Easy(), SingleHead(), batch=64, steps=50, test_batches=2, gate=1.0, max_steps=250
@@ -108,6 +110,7 @@ class HalfHard(NParity):
         return torch.stack([(bits.sum(1) if self.hard == N else bits[:, -1]).long() % 2 for N in Ns], 1)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize(("hard", "gate", "passes"), [(3, 0.7, False), (2, 0.8, False), (2, 0.7, True)])
 def test_the_gate_asks_for_the_newest_and_for_the_mean(hard, gate, passes):
     run = train_curriculum(
@@ -134,6 +137,7 @@ def test_a_task_that_asks_nothing_is_warned_of():
         )
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("side_by_side", [False, True])
 def test_a_replica_alone_is_the_replica_in_company(monkeypatch, side_by_side):
     monkeypatch.setattr(training, "_side_by_side", lambda network: side_by_side)
@@ -147,6 +151,7 @@ def test_a_replica_alone_is_the_replica_in_company(monkeypatch, side_by_side):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.study
 def test_tests_side_by_side_pass_the_same_gates(monkeypatch):
     """As on a GPU: other draws of the same test, and the same course of stages."""
     solved = []
@@ -161,6 +166,7 @@ def test_tests_side_by_side_pass_the_same_gates(monkeypatch):
     assert solved == [[3, 3], [3, 3]]
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("stop", [10, 40])
 def test_a_resumed_training_is_the_unbroken_one(stop):
     plan = {"seed": 1, "batch": 64, "steps": 10, "test_batches": 2}

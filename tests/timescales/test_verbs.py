@@ -44,6 +44,7 @@ def test_a_network_that_remembers_is_perturbed(knows):
     assert set(ablation(knows, count=3, draws=2)) == {"N", "accuracy", "without_one_fast", "without_one_slow"}
 
 
+@pytest.mark.study
 def test_every_curriculum_has_the_heads_that_it_asks(monkeypatch):
     little = {"hidden": 4, "max_steps": 1, "batch": 4}
     made = {
@@ -62,6 +63,7 @@ def test_every_curriculum_has_the_heads_that_it_asks(monkeypatch):
     assert ablation(once, count=3, draws=2)["accuracy"] > 0.95
 
 
+@pytest.mark.study
 def test_the_shell_writes_what_the_verbs_make(tmp_path, capsys):
     np.savetxt(tmp_path / "rates.csv", recording(5000), delimiter=",")
     for name in ("units.csv", "units.json"):
@@ -81,6 +83,7 @@ def test_the_shell_writes_what_the_verbs_make(tmp_path, capsys):
     assert ".csv or .json" in capsys.readouterr().err
 
 
+@pytest.mark.study
 def test_a_network_of_the_users_own_is_probed_from_its_file(tmp_path):
     (tmp_path / "mine.py").write_text(
         "import torch\nfrom jostle import timescales as ts\n"
@@ -156,6 +159,7 @@ def test_files_that_are_no_recording_are_refused(tmp_path):
             measure(tmp_path / name)
 
 
+@pytest.mark.study
 def test_a_trained_network_is_kept_and_probed(tmp_path):
     done = []
     kept = train(
@@ -185,6 +189,7 @@ def test_a_trained_network_is_kept_and_probed(tmp_path):
         retrain(knows, target=1)
 
 
+@pytest.mark.study
 def test_a_training_that_was_killed_goes_on_as_if_unbroken(tmp_path, monkeypatch):
     how = {"hidden": 8, "max_N": 3, "patience": 5, "batch": 16}
     whole, cut = train(max_steps=24, **how), tmp_path / "cut.pt"

@@ -29,6 +29,7 @@ def test_the_result_is_inside_the_budget_and_repeats(digits_model):
     assert [row["step"] for row in first.history] == list(range(1, 13))
 
 
+@pytest.mark.study
 def test_without_data_it_fools_far_more_than_sign_noise(digits_model):
     model, images, _ = digits_model
     up = crafted(model, steps=300)

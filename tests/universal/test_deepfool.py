@@ -54,6 +54,7 @@ def test_it_stops_where_it_is_told_to(digit_net, digits):
     assert (two_classes.flatten(1).norm(dim=1) >= ten.flatten(1).norm(dim=1) - 1e-3).double().mean() > 0.6
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("batch_size", [1, 16])
 def test_uap_fools_unseen_digits(digit_net, digits, fooling, batch_size):
     images = digits[0][0][:100]

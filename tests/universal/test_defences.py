@@ -131,6 +131,7 @@ def test_tv_reaches_the_minimum(photograph):
         assert found <= objective(torch.tensor(theirs)[None], photograph, everything, 0.03) * 1.002
 
 
+@pytest.mark.study
 def test_tv_with_gaps_reaches_the_minimum_and_fills_them(photograph):
     kept = torch.rand(photograph.shape, generator=torch.Generator().manual_seed(0)) >= 0.5
     short, long = (TVMinimise(steps=steps)(photograph) for steps in (150, 4000))

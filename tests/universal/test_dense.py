@@ -50,6 +50,7 @@ def squares():
     return images + 0.05 * torch.rand(images.shape, generator=generator()), masks
 
 
+@pytest.mark.study
 def test_the_head_learns_and_the_trunk_does_not(squares):
     images, masks = squares
     net = DenseNet(trunk(), 2, (3, 32, 32), generator=generator(), width=16)
@@ -69,6 +70,7 @@ def test_the_head_learns_and_the_trunk_does_not(squares):
     assert seen[-1][:2] == (75, 75) and seen[-1][2].startswith("loss")
 
 
+@pytest.mark.study
 def test_depth_is_learnt(squares):
     images, masks = squares
     depths = torch.where(masks == 1, 2.0, 10.0)

@@ -87,6 +87,7 @@ def test_the_model_is_left_as_it_was(images):
     assert model.training
 
 
+@pytest.mark.study
 def test_score_gives_up_on_what_cannot_win(digits_model):
     model, images, _ = digits_model
     score = FoolingScore(model, images, (1, 28, 28))

