@@ -94,9 +94,9 @@ def quantize(
     `hessian`, the outputs' divergence (`kl`), the growth of the `loss`, or the `error` of the weights.
     `calibration`: how the ranges of activations are found: the extremes (`minmax`), their moving averages
     (`ema`), percentiles (`percentile`), or the least rounding error (`mse`). `images`: to calibrate on,
-    spread evenly, at least 1; biases are corrected on them. `check`: how many more images are compared,
-    element by element. `seed`: with mixed bits, of the draws behind the sensitivity. `cache`: a JSON file
-    that keeps the layers' times, for `latency_ms`; None times them anew.
+    spread evenly, at least 1; biases are corrected and sensitivities measured on them. `check`: how many more
+    images are compared, element by element. `seed`: with mixed bits, of the draws behind the sensitivity.
+    `cache`: a JSON file that keeps the layers' times, for `latency_ms`; None times them anew.
     """
     network, seen, held = _calibrated(
         model, data, images, check, QuantConfig(act_bits=act_bits, calibration=calibration)
@@ -104,7 +104,7 @@ def quantize(
     plan = None
     if bits == "mixed":
         plan = _plan(
-            network, held, size_mb, bops_g, latency_ms, method, (4, 8), seed, act_bits, cache, callback
+            network, seen, size_mb, bops_g, latency_ms, method, (4, 8), seed, act_bits, cache, callback
         )
         network.set_bits(plan.bits)
     else:
@@ -180,8 +180,7 @@ def allocate(
     sensitivity is measured on, spread evenly, at least 1. `seed`: of the draws behind the sensitivity.
     `cache`: a JSON file that keeps the layers' times, for `latency_ms`; None times them anew.
     """
-    network, *_ = _calibrated(model, data, images, 0, QuantConfig())
-    x = data.subset(_spread(data, images)).tensors()[0]
+    network, x, _ = _calibrated(model, data, images, 1, QuantConfig())
     return _plan(network, x, size_mb, bops_g, latency_ms, method, bits, seed, 8, cache, callback)
 
 
@@ -293,7 +292,7 @@ def _calibrated(
     chosen = _spread(data, images)
     rest = sorted(set(range(len(data))) - set(chosen))
     held = (
-        [rest[int(i)] for i in torch.linspace(0, len(rest) - 1, min(max(check, 16), len(rest)))]
+        [rest[int(i)] for i in torch.linspace(0, len(rest) - 1, min(max(check, 1), len(rest)))]
         if rest
         else chosen
     )
