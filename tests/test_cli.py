@@ -204,6 +204,8 @@ def test_leading_words_are_the_options_without_a_default():
 
 
 def test_a_network_among_several_has_weights_of_its_own(own):
+    (own / "lr=0.1").mkdir()  # folders may have an = of their own
+    (own / "lr=0.1" / "mynet.py").write_text(NET)
     save_file(
         {name: torch.zeros_like(value) for name, value in load_model("mynet.py:build").state_dict().items()},
         "zero.safetensors",
@@ -213,7 +215,7 @@ def test_a_network_among_several_has_weights_of_its_own(own):
         return {name: all(not p.any() for p in model.parameters()) for name, model in models.items()}
 
     made = options_of(biases)
-    given = made.kind(models=("mynet.py:build", "mynet.py:build=zero.safetensors"))
+    given = made.kind(models=("lr=0.1/mynet.py:build", "lr=0.1/mynet.py:build=zero.safetensors"))
     assert list(made.call(given, lambda *_: None).values()) == [False, True]
 
 

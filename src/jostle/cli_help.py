@@ -87,4 +87,4 @@ def one_sentence(box: str) -> str:
         for part in parts
         if part and not re.match("For full helptext|Argument helptext", part)
     ]
-    return "; ".join(part[0].lower() + part[1:] if i else part for i, part in enumerate(told))
+    return "; ".join(part[0].lower() + part[1:] if i else part for i, part in enumerate(told)) or _line(text)

@@ -3,6 +3,7 @@
 import dataclasses
 import enum
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
@@ -253,8 +254,9 @@ def _is_images(kind: Any) -> bool:
 
 
 def _with_weights(spec: str) -> tuple[str, str | None]:
-    name, _, weights = spec.partition("=")
-    return name, weights or None
+    # Folders of a file may have an = of their own.
+    found = re.fullmatch(r"(.+\.py:\w+|[^=]+)(?:=(.+))?", spec)
+    return (found[1], found[2]) if found else (spec, None)
 
 
 def _load_model(spec: str, weights: str | None) -> nn.Module:

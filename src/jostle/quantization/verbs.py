@@ -180,7 +180,7 @@ def allocate(
     sensitivity is measured on, spread evenly, at least 1. `seed`: of the draws behind the sensitivity.
     `cache`: a JSON file that keeps the layers' times, for `latency_ms`; None times them anew.
     """
-    network, x, _ = _calibrated(model, data, images, 1, QuantConfig())
+    network, x, _ = _calibrated(model, data, images, 0, QuantConfig())
     return _plan(network, x, size_mb, bops_g, latency_ms, method, bits, seed, 8, cache, callback)
 
 
